@@ -1,0 +1,1 @@
+"""jaxsearch: reinforcement learning of search-augmented reasoning in JAX."""

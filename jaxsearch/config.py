@@ -1,0 +1,164 @@
+"""Every knob of a run, with its unit or reason; `validate` refuses what cannot work.
+
+A configuration file's `get_config()` returns a `Config` and states only its differences from
+these defaults. No field is derived or filled in later, and a test checks that each is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import field
+
+from jaxsearch import plugins
+from jaxsearch.types import UserError
+
+
+@dataclasses.dataclass
+class Policy:
+  path: str = ''  # Policy folder to start from (made by `warmstart`): weights and tokenizer.
+  reference: str = ''  # Policy folder of the frozen KL reference; empty: the starting policy.
+  dtype: str = 'float32'  # Compute dtype of sampler and learner alike; weights stay float32.
+  remat: bool = True  # Recompute activations in the backward pass; saves memory, costs a third.
+
+
+@dataclasses.dataclass
+class Mesh:
+  """Training mesh; at most one size may be -1, which takes the devices that are left."""
+
+  data: int = -1  # Batch is split, parameters are copied.
+  fsdp: int = 1  # Batch and parameters are split.
+  tensor: int = 1  # Heads, hidden and vocabulary are split.
+  sample_tensor: int = 1  # Devices of this host that share one copy of the sampling weights.
+
+
+@dataclasses.dataclass
+class Questions:
+  train: str = ''  # JSON lines: id, question, golden_answers, metadata.
+  dev: str = ''  # Chooses the checkpoint. Never the test file.
+
+
+@dataclasses.dataclass
+class Protocol:
+  name: str = 'research'  # File in protocols/.
+  form: str = 'base'  # base: one plain string; instruct: the tokenizer's chat template.
+  prompt: str = ''  # Text file that holds the prompt, with {question}; empty: the protocol's own.
+
+
+@dataclasses.dataclass
+class Retrieval:
+  backend: str = 'bm25'  # File in retrieval/backends/.
+  index: str = ''  # Folder made by `jaxsearch index`.
+  top_k: int = 3  # Documents per query.
+  workers: int = 1  # Processes of the pool.
+  deadline_s: float = 20.0  # From submission to answer, retries included.
+  retries: int = 2  # Further tries after an infrastructure failure, within the deadline.
+  batch: int = 64  # Most requests that a worker takes at once.
+
+
+@dataclasses.dataclass
+class Rollout:
+  slots: int = 64  # Rows in flight per replica; the batch of the decode program.
+  context_tokens: int = 1024  # Prompt, policy and observation tokens of a row together.
+  policy_tokens: int = 512  # Sampled tokens of a trajectory.
+  max_searches: int = 8  # A search beyond this ends the trajectory with status turn_cap.
+  decode_steps: int = 16  # Tokens per row that one decode program samples before the host looks.
+  extend_rows: int = 8  # Rows that one extend program appends to.
+  extend_tokens: int = 64  # Tokens per row that one extend program appends.
+  temperature: float = 1.0  # Of training rollouts; learner and reference use it too.
+  attempts: int = 3  # Times a trajectory is started before its infrastructure failure stands.
+
+
+@dataclasses.dataclass
+class Reward:
+  name: str = 'research'  # File in rewards/.
+
+
+@dataclasses.dataclass
+class Algo:
+  questions_per_step: int = 16  # Of all hosts together.
+  group_size: int = 8  # Rollouts of each question.
+  advantage: str = 'group_zscore'  # Function in algo/advantages.py.
+  policy_loss: str = 'clipped_ratio'  # Function in algo/losses.py.
+  clip_low: float = 0.2  # The ratio is clipped to [1 - clip_low, 1 + clip_high].
+  clip_high: float = 0.2
+  kl_coef: float = 0.0  # Weight of the KL to the reference in the loss; 0 drops the reference.
+  kl: str = 'k3'  # Function in algo/losses.py.
+  entropy_coef: float = 0.0  # Weight of the entropy bonus.
+  loss_norm: str = 'token'  # token, sequence or constant: what the policy loss is divided by.
+  loss_tokens: str = 'policy'  # policy: what was sampled; all: observations too (an ablation).
+
+
+@dataclasses.dataclass
+class Optimizer:
+  learning_rate: float = 1e-6  # Peak, constant after the warm-up.
+  warmup_steps: int = 0  # Linear from 0.
+  decay_steps: int = 0  # Cosine to a tenth of the peak over this many steps; 0: constant.
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.01  # Decoupled; not on norms and biases.
+  grad_clip: float = 1.0  # Global norm.
+
+
+@dataclasses.dataclass
+class Learner:
+  buckets: tuple[int, ...] = (256, 512, 1024)  # Padded lengths; the last holds any context.
+  tokens_per_microbatch: int = 16384  # Of all devices: rows = tokens // bucket, at least one each.
+  logprob_chunk: int = 1024  # Tokens whose vocabulary logits exist at a time.
+
+
+@dataclasses.dataclass
+class Schedule:
+  steps: int = 100  # Training ends after this many updates.
+  eval_every: int = 10  # Steps between validations on dev; also before the first step.
+  eval_questions: int = 0  # Dev questions used, the first ones; 0: all.
+  checkpoint_every: int = 10  # Steps between checkpoints; also after the last step.
+  checkpoints_kept: int = 2  # Newest ones; the best on dev is kept besides.
+  infra_limit: float = 0.05  # Stop when more than this share of a step's rollouts is lost.
+
+
+@dataclasses.dataclass
+class Warmstart:
+  demonstrations: str = ''  # JSON lines: id, question, steps (think, search or answer).
+  steps: int = 1000
+  batch_rows: int = 32  # Demonstrations per update.
+  observation_weight: float = 0.0  # Loss weight of observation ids; above 0 teaches copying faster.
+  max_seconds: float = 0.0  # Stop at this wall time; 0: no limit. Ends the cosine early.
+
+
+@dataclasses.dataclass
+class Model:
+  """Size of a policy that `warmstart` makes from nothing."""
+
+  layers: int = 4
+  embed: int = 128
+  heads: int = 4
+  kv_heads: int = 2
+  head_size: int = 32
+  hidden: int = 384
+  rope_base: float = 10000.0
+  norm_eps: float = 1e-6
+  qk_norm: bool = False  # Qwen3.
+  attention_bias: bool = False  # Qwen2.
+  tied_embeddings: bool = True
+  tokenizer: str = ''  # Hugging Face tokenizer folder.
+
+
+@dataclasses.dataclass
+class Config:
+  run_dir: str = ''  # Everything a run writes goes here.
+  seed: int = 0
+  policy: Policy = field(default_factory=Policy)
+  model: Model = field(default_factory=Model)
+  mesh: Mesh = field(default_factory=Mesh)
+  questions: Questions = field(default_factory=Questions)
+  protocol: Protocol = field(default_factory=Protocol)
+  retrieval: Retrieval = field(default_factory=Retrieval)
+  eval_retrieval: Retrieval = field(default_factory=Retrieval)
+  rollout: Rollout = field(default_factory=Rollout)
+  reward: Reward = field(default_factory=Reward)
+  algo: Algo = field(default_factory=Algo)
+  optimizer: Optimizer = field(default_factory=Optimizer)
+  learner: Learner = field(default_factory=Learner)
+  schedule: Schedule = field(default_factory=Schedule)
+  warmstart: Warmstart = field(default_factory=Warmstart)

@@ -1,0 +1,56 @@
+"""The only dynamic import: an option's value is the name of a file or of a function in one."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.resources
+import types as pytypes
+from collections.abc import Callable
+from typing import Any
+
+from jaxsearch.types import UserError
+
+
+def names(folder: str) -> list[str]:
+  """Plug-in files of `jaxsearch/<folder>/`, sorted; files with a leading underscore are private."""
+  root = importlib.resources.files('jaxsearch').joinpath(*folder.split('.'))
+  files = (entry.name for entry in root.iterdir())
+  return sorted(f[:-3] for f in files if f.endswith('.py') and not f.startswith('_'))
+
+
+def load(folder: str, name: str) -> pytypes.ModuleType:
+  """Imports `jaxsearch.<folder>.<name>`.
+
+  Raises:
+    UserError: if there is no such file; lists those there are and the nearest one.
+  """
+  choices = names(folder)
+  if name not in choices:
+    raise UserError(_unknown(folder, name, choices))
+  return importlib.import_module(f'jaxsearch.{folder}.{name}')
+
+
+def function(module: pytypes.ModuleType, name: str) -> Callable[..., Any]:
+  """The public function `name` that `module` itself defines.
+
+  Raises:
+    UserError: if there is none; lists those there are and the nearest one.
+  """
+  choices = sorted(
+    key
+    for key, value in vars(module).items()
+    if callable(value)
+    and not key.startswith('_')
+    and getattr(value, '__module__', None) == module.__name__
+    and isinstance(value, pytypes.FunctionType)
+  )
+  if name not in choices:
+    raise UserError(_unknown(module.__name__.removeprefix('jaxsearch.'), name, choices))
+  return getattr(module, name)
+
+
+def _unknown(where: str, name: str, choices: list[str]) -> str:
+  near = difflib.get_close_matches(name, choices, n=1)
+  hint = f' Did you mean {near[0]!r}?' if near else ''
+  return f'{where} has no {name!r}.{hint} Choices: {", ".join(choices)}.'
