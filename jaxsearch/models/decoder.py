@@ -1,0 +1,208 @@
+"""The decoder of Qwen2, Qwen3 and Llama: one set of modules, differences are options of `Size`.
+
+  qk_norm            Qwen3: RMSNorm on each head's query and key
+  attention_bias     Qwen2: biases on query, key and value projections
+  tied_embeddings    the small models of every family: the embedding is also the output head
+
+Linen stays inside this file: everywhere else parameters are the pytree
+`{'embed': [V,D], 'layers': {...: [L, ...]}, 'norm': [D], 'head': [V,D] if untied}`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxsearch.models import attention
+
+Params = dict[str, Any]
+# (q_BTQH, k_BTKH, v_BTKH) -> o_BTQH; the caller owns masks and caches.
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+# Parameter path -> logical axes of the stacked training parameters, outermost first.
+AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+  (r'embed', ('vocab', 'embed')),
+  (r'head', ('vocab', 'embed')),
+  (r'norm', (None,)),
+  (r'layers/attention/query/kernel', ('layers', 'embed', 'heads', None)),
+  (r'layers/attention/(key|value)/kernel', ('layers', 'embed', 'kv_heads', None)),
+  (r'layers/attention/query/bias', ('layers', 'heads', None)),
+  (r'layers/attention/(key|value)/bias', ('layers', 'kv_heads', None)),
+  (r'layers/attention/out/kernel', ('layers', 'heads', None, 'embed')),
+  (r'layers/attention/(query_norm|key_norm)/scale', ('layers', None)),
+  (r'layers/(attention_norm|mlp_norm)/scale', ('layers', None)),
+  (r'layers/mlp/(gate|up)/kernel', ('layers', 'embed', 'hidden')),
+  (r'layers/mlp/down/kernel', ('layers', 'hidden', 'embed')),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """Shape and options of one policy; hashable, so it is a static argument of jit."""
+
+  vocab: int
+  layers: int
+  embed: int
+  heads: int
+  kv_heads: int
+  head_size: int
+  hidden: int
+  rope_base: float = 10000.0
+  norm_eps: float = 1e-6
+  qk_norm: bool = False
+  attention_bias: bool = False
+  tied_embeddings: bool = True
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * scale, computed in float32 (arXiv 1910.07467)."""
+
+  eps: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+    return _rms_norm(x, scale, self.eps)
+
+
+class Attention(nn.Module):
+  size: Size
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, attend: Attend) -> jax.Array:
+    size = self.size
+    project = functools.partial(
+      nn.DenseGeneral, axis=-1, use_bias=size.attention_bias, dtype=self.dtype
+    )
+    q_BTQH = project((size.heads, size.head_size), name='query')(x_BTD)
+    k_BTKH = project((size.kv_heads, size.head_size), name='key')(x_BTD)
+    v_BTKH = project((size.kv_heads, size.head_size), name='value')(x_BTD)
+    if size.qk_norm:
+      q_BTQH = RMSNorm(size.norm_eps, name='query_norm')(q_BTQH)
+      k_BTKH = RMSNorm(size.norm_eps, name='key_norm')(k_BTKH)
+    q_BTQH = rotate(q_BTQH, positions_BT, size.rope_base)
+    k_BTKH = rotate(k_BTKH, positions_BT, size.rope_base)
+    o_BTQH = attend(q_BTQH, k_BTKH, v_BTKH)
+    out = nn.DenseGeneral(size.embed, axis=(-2, -1), use_bias=False, dtype=self.dtype, name='out')
+    return out(o_BTQH)
+
+
+class GatedMLP(nn.Module):
+  """down(silu(gate x) * up x) (arXiv 2002.05202)."""
+
+  size: Size
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype)
+    h_BTF = nn.silu(dense(self.size.hidden, name='gate')(x_BTD))
+    h_BTF = h_BTF * dense(self.size.hidden, name='up')(x_BTD)
+    return dense(self.size.embed, name='down')(h_BTF)
+
+
+class Block(nn.Module):
+  size: Size
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, attend: Attend) -> jax.Array:
+    h_BTD = RMSNorm(self.size.norm_eps, name='attention_norm')(x_BTD)
+    attention_layer = Attention(self.size, self.dtype, name='attention')
+    x_BTD = x_BTD + attention_layer(h_BTD, positions_BT, attend)
+    h_BTD = RMSNorm(self.size.norm_eps, name='mlp_norm')(x_BTD)
+    return x_BTD + GatedMLP(self.size, self.dtype, name='mlp')(h_BTD)
+
+
+def init(key: jax.Array, size: Size) -> Params:
+  """Random float32 parameters; `key` is consumed."""
+  embed_key, head_key, layers_key = jax.random.split(key, 3)
+  scale = size.embed**-0.5
+  block = Block(size, jnp.float32)
+
+  def layer(layer_key: jax.Array) -> Params:
+    x_BTD, positions_BT = jnp.zeros((1, 1, size.embed)), jnp.zeros((1, 1), jnp.int32)
+    return block.init(layer_key, x_BTD, positions_BT, attention.causal)['params']
+
+  params = {
+    'embed': jax.random.normal(embed_key, (size.vocab, size.embed)) * scale,
+    'layers': jax.vmap(layer)(jax.random.split(layers_key, size.layers)),
+    'norm': jnp.ones((size.embed,)),
+  }
+  if not size.tied_embeddings:
+    params['head'] = jax.random.normal(head_key, (size.vocab, size.embed)) * scale
+  return params
+
+
+def hidden(
+  params: Params, size: Size, tokens_BT: jax.Array, *, dtype: Any, remat: bool
+) -> jax.Array:
+  """Final hidden states [B,T,D] of right-padded rows; layers are scanned."""
+  B, T = tokens_BT.shape
+  positions_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
+
+  def layer(x_BTD: jax.Array, layer_params: Params) -> tuple[jax.Array, None]:
+    block = Block(size, dtype)
+    return block.apply({'params': layer_params}, x_BTD, positions_BT, attention.causal), None
+
+  layer = jax.checkpoint(layer, prevent_cse=False) if remat else layer
+  x_BTD, _ = jax.lax.scan(layer, _embed(params, tokens_BT, dtype), params['layers'])
+  return _rms_norm(x_BTD, params['norm'], size.norm_eps)
+
+
+def cached_hidden(
+  params: Params,
+  size: Size,
+  tokens_BT: jax.Array,
+  positions_BT: jax.Array,
+  *,
+  attend: Callable[[int], Attend],
+  dtype: Any,
+) -> jax.Array:
+  """The same function with unrolled layers (`unstack`) and the caller's attention per layer."""
+  x_BTD = _embed(params, tokens_BT, dtype)
+  block = Block(size, dtype)
+  for index, layer_params in enumerate(params['layers']):
+    x_BTD = block.apply({'params': layer_params}, x_BTD, positions_BT, attend(index))
+  return _rms_norm(x_BTD, params['norm'], size.norm_eps)
+
+
+def unembedding(params: Params, size: Size) -> jax.Array:
+  """The output head [V,D]."""
+  return params['embed'] if size.tied_embeddings else params['head']
+
+
+def unstack(params: Params, size: Size) -> Params:
+  """Layers as a tuple of L trees instead of one tree with a leading L: what decoding reads."""
+  layers = tuple(jax.tree.map(lambda p, i=i: p[i], params['layers']) for i in range(size.layers))
+  return {**params, 'layers': layers}
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:
+  """Rotary position embedding (arXiv 2104.09864), halves convention of Llama and Qwen.
+
+  Phases are float32 whatever the compute dtype: bfloat16 has no 257.
+  """
+  H = x_BTNH.shape[-1]
+  inverse = base ** (-jnp.arange(0, H, 2, dtype=jnp.float32) / H)
+  phase_BT1h = positions_BT.astype(jnp.float32)[..., None, None] * inverse
+  sin, cos = jnp.sin(phase_BT1h), jnp.cos(phase_BT1h)
+  a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
+
+
+def _embed(params: Params, tokens_BT: jax.Array, dtype: Any) -> jax.Array:
+  return params['embed'].astype(dtype)[tokens_BT]
+
+
+def _rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+  x32 = x.astype(jnp.float32)
+  x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+  return (x32 * scale).astype(x.dtype)
