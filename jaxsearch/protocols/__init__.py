@@ -1,0 +1,1 @@
+"""Protocols, one file each: the only place that knows tags and prompts."""

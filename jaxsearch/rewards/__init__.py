@@ -1,0 +1,1 @@
+"""Rewards, one file each: numbers for the rollouts of one question."""
