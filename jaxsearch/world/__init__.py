@@ -1,0 +1,9 @@
+"""A seeded fictional world: articles, questions of one to four hops, demonstrations, tokenizer.
+
+Ordinary formats come out, so that nothing downstream knows that the data is synthetic; only the
+command line imports this package.
+"""
+
+from jaxsearch.world.writer import write
+
+__all__ = ['write']

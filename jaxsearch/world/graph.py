@@ -1,0 +1,89 @@
+"""The knowledge graph of one world: entities and the facts that their articles state.
+
+Invariant: if a page names another one, that page does not name it back. A question names only
+its start, so a search for its words finds the start's page and not the page of the answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping
+
+from jaxsearch.types import UserError
+from jaxsearch.world import names, schema
+
+_LEAST_DOCUMENTS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Entity:
+  """A thing with a page of its own. `pronouns` is (nominative, possessive)."""
+
+  id: str
+  name: str
+  kind: schema.Kind
+  pronouns: tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+  """Entities in document order; `facts[id]` maps relation name to the object's id."""
+
+  entities: tuple[Entity, ...]
+  facts: Mapping[str, Mapping[str, str]]
+
+  def entity(self, id: str) -> Entity:
+    return self.entities[int(id.rsplit('-', 1)[1])]
+
+
+def make(rng: random.Random, words: names.Words, *, prefix: str, documents: int) -> Graph:
+  """A graph of `documents` entities with ids '<prefix>-<number>'.
+
+  Raises:
+    UserError: if `documents` is too few for four hops without coming back.
+  """
+  if documents < _LEAST_DOCUMENTS:
+    raise UserError(
+      f'documents is {documents}; a world needs at least {_LEAST_DOCUMENTS}. Ask for more.'
+    )
+  named = _names(rng, words, documents)
+  rng.shuffle(named)
+  entities = tuple(
+    Entity(f'{prefix}-{i:05d}', name, kind, rng.choice(kind.pronouns))
+    for i, (name, kind) in enumerate(named)
+  )
+  return Graph(entities, _facts(rng, entities))
+
+
+def _names(rng: random.Random, words: names.Words, documents: int) -> list[tuple[str, schema.Kind]]:
+  counts = {kind.name: round(kind.share * documents) for kind in schema.KINDS}
+  counts['person'] += documents - sum(counts.values())
+  named, surnames = [], []
+  for kind in schema.KINDS:
+    count = counts[kind.name]
+    if kind.name == 'person':
+      full, surnames = names.people(rng, words, count)
+    elif kind.name in ('city', 'country'):
+      full = names.places(rng, words, count, kind.last_words)
+    else:
+      full = names.titled(rng, words, count, last=kind.last_words, shared=surnames)
+    named += [(name, kind) for name in full]
+  return named
+
+
+def _facts(rng: random.Random, entities: tuple[Entity, ...]) -> dict[str, dict[str, str]]:
+  by_kind: dict[str, list[Entity]] = {}
+  for entity in entities:
+    by_kind.setdefault(entity.kind.name, []).append(entity)
+  facts: dict[str, dict[str, str]] = {entity.id: {} for entity in entities}
+  named: dict[str, set[str]] = {entity.id: set() for entity in entities}
+  for entity in entities:
+    relations = schema.relations_of(entity.kind.name)
+    for relation in rng.sample(relations, entity.kind.facts):
+      other = rng.choice(by_kind[relation.object])
+      while other.id == entity.id or entity.id in named[other.id] or other.id in named[entity.id]:
+        other = rng.choice(by_kind[relation.object])
+      facts[entity.id][relation.name] = other.id
+      named[entity.id].add(other.id)
+  return facts

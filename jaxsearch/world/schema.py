@@ -1,0 +1,271 @@
+"""What the fictional world is made of: kinds of entities and the relations between them.
+
+Every relation is functional (a subject has at most one object) and every phrase ends with its
+subject, so that phrases nest to the right: 'the founder of the company that employs Ana Belo'.
+No relation has an inverse: a page never says who points at it, so only a page's own subject
+leads to its object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Relation:
+  """One kind of edge.
+
+  Attributes:
+    name: unique over all kinds, 'kind.relation'.
+    subject, object: kinds of its two ends.
+    phrases: noun phrases of a question; {} is the inner noun phrase.
+    sentences: how an article states it: {They} and {Their} are the subject, {o} the object.
+  """
+
+  name: str
+  subject: str
+  object: str
+  phrases: tuple[str, ...]
+  sentences: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """One type of entity.
+
+  Attributes:
+    name: for example 'city'.
+    share: of all documents.
+    pronouns: choices of (nominative, possessive).
+    traits: the word that varies in the first sentence.
+    intros: first sentences; {name} and {trait}.
+    last_words: second word of a name, or ending of a one-word name; empty for people.
+    facts: how many of the kind's relations an article states.
+  """
+
+  name: str
+  share: float
+  pronouns: tuple[tuple[str, str], ...]
+  traits: tuple[str, ...]
+  intros: tuple[str, ...]
+  last_words: tuple[str, ...]
+  facts: int = 3
+
+
+_IT = (('It', 'Its'),)
+_TRAITS = ('small', 'large', 'famous', 'quiet', 'modern', 'old')
+
+KINDS = (
+  Kind(
+    'person',
+    0.40,
+    (('She', 'Her'), ('He', 'His')),
+    ('painter', 'lawyer', 'doctor', 'farmer', 'singer', 'baker', 'sailor', 'judge'),
+    ('{name} is a {trait}.', '{name} became a {trait}.', '{name} is known as a {trait}.'),
+    (),
+  ),
+  Kind(
+    'city', 0.13, _IT, _TRAITS, ('{name} is a {trait} city.', '{name} is a {trait} town.'), ('',)
+  ),
+  Kind(
+    'company',
+    0.13,
+    _IT,
+    _TRAITS,
+    ('{name} is a {trait} company.', '{name} is a {trait} business.'),
+    ('Works', 'Group', 'Mills', 'Foods', 'Lines', 'Bank'),
+  ),
+  Kind(
+    'book',
+    0.10,
+    _IT,
+    _TRAITS,
+    ('{name} is a {trait} book.', '{name} is a {trait} novel.'),
+    ('Letters', 'Winter', 'Garden', 'Mirror', 'Road', 'Song'),
+  ),
+  Kind(
+    'school',
+    0.10,
+    _IT,
+    _TRAITS,
+    ('{name} is a {trait} school.', '{name} is a {trait} place to learn.'),
+    ('College', 'Academy', 'Institute', 'Lyceum'),
+  ),
+  Kind(
+    'club',
+    0.10,
+    _IT,
+    _TRAITS,
+    ('{name} is a {trait} football club.', '{name} is a {trait} club.'),
+    ('Rovers', 'United', 'Rangers', 'Wanderers'),
+  ),
+  Kind(
+    'country',
+    0.04,
+    _IT,
+    _TRAITS,
+    ('{name} is a {trait} country.', '{name} is a {trait} state.'),
+    ('nia', 'land', 'stan'),
+  ),
+)
+
+
+def _relation(
+  name: str, target: str, phrases: tuple[str, ...], sentences: tuple[str, ...]
+) -> Relation:
+  return Relation(name, name.split('.')[0], target, phrases, sentences)
+
+
+RELATIONS = (
+  _relation(
+    'person.birthplace',
+    'city',
+    ('the birthplace of {}', 'the native city of {}'),
+    ('{They} was born in {o}.', '{Their} birthplace is {o}.', '{They} comes from {o}.'),
+  ),
+  _relation(
+    'person.employer',
+    'company',
+    ('the employer of {}', 'the company that employs {}'),
+    ('{They} works for {o}.', '{Their} employer is {o}.', '{They} has a job at {o}.'),
+  ),
+  _relation(
+    'person.mentor',
+    'person',
+    ('the mentor of {}', 'the person who taught {}'),
+    ('{They} learned from {o}.', '{Their} mentor is {o}.', '{They} was taught by {o}.'),
+  ),
+  _relation(
+    'person.school',
+    'school',
+    ('the former school of {}', 'the school attended by {}'),
+    ('{They} studied at {o}.', '{Their} former school is {o}.', '{They} attended {o}.'),
+  ),
+  _relation(
+    'person.favourite',
+    'book',
+    ('the favourite book of {}', 'the book most loved by {}'),
+    ('{They} loves the book {o}.', '{Their} favourite book is {o}.', '{They} often reads {o}.'),
+  ),
+  _relation(
+    'city.country',
+    'country',
+    ('the home country of {}', 'the country that contains {}'),
+    ('{They} lies in {o}.', '{Their} home country is {o}.', '{They} belongs to {o}.'),
+  ),
+  _relation(
+    'city.mayor',
+    'person',
+    ('the mayor of {}', 'the person who governs {}'),
+    ('{They} is governed by {o}.', '{Their} mayor is {o}.', '{They} elected {o} as mayor.'),
+  ),
+  _relation(
+    'city.club',
+    'club',
+    ('the football club of {}', 'the club that plays in {}'),
+    ('{They} cheers for {o}.', '{Their} football club is {o}.', '{They} is the home of {o}.'),
+  ),
+  _relation(
+    'company.founder',
+    'person',
+    ('the founder of {}', 'the person who founded {}'),
+    ('{They} was founded by {o}.', '{Their} founder is {o}.', '{They} was started by {o}.'),
+  ),
+  _relation(
+    'company.seat',
+    'city',
+    ('the seat of {}', 'the city that hosts {}'),
+    ('{They} is based in {o}.', '{Their} seat is {o}.', '{They} has an office in {o}.'),
+  ),
+  _relation(
+    'company.parent',
+    'company',
+    ('the parent company of {}', 'the company that controls {}'),
+    (
+      '{They} is controlled by {o}.',
+      '{Their} parent company is {o}.',
+      '{They} is a branch of {o}.',
+    ),
+  ),
+  _relation(
+    'book.author',
+    'person',
+    ('the author of {}', 'the person who wrote {}'),
+    ('{They} was written by {o}.', '{Their} author is {o}.', '{They} is the work of {o}.'),
+  ),
+  _relation(
+    'book.publisher',
+    'company',
+    ('the publisher of {}', 'the company that printed {}'),
+    ('{They} was printed by {o}.', '{Their} publisher is {o}.', '{They} was sold by {o}.'),
+  ),
+  _relation(
+    'book.setting',
+    'city',
+    ('the setting of {}', 'the city described in {}'),
+    ('{They} is set in {o}.', '{Their} setting is {o}.', '{They} describes life in {o}.'),
+  ),
+  _relation(
+    'school.location',
+    'city',
+    ('the location of {}', 'the city that houses {}'),
+    ('{They} stands in {o}.', '{Their} location is {o}.', '{They} was built in {o}.'),
+  ),
+  _relation(
+    'school.principal',
+    'person',
+    ('the principal of {}', 'the person who runs {}'),
+    ('{They} is run by {o}.', '{Their} principal is {o}.', '{They} is headed by {o}.'),
+  ),
+  _relation(
+    'school.sponsor',
+    'company',
+    ('the sponsor of {}', 'the company that supports {}'),
+    ('{They} is supported by {o}.', '{Their} sponsor is {o}.', '{They} gets money from {o}.'),
+  ),
+  _relation(
+    'club.coach',
+    'person',
+    ('the coach of {}', 'the person who trains {}'),
+    ('{They} is trained by {o}.', '{Their} coach is {o}.', '{They} hired {o} as coach.'),
+  ),
+  _relation(
+    'club.owner',
+    'company',
+    ('the owner of {}', 'the company that owns {}'),
+    ('{They} is owned by {o}.', '{Their} owner is {o}.', '{They} was bought by {o}.'),
+  ),
+  _relation(
+    'club.rival',
+    'club',
+    ('the rival of {}', 'the club that fights {}'),
+    ('{They} often plays {o}.', '{Their} rival is {o}.', '{They} lost against {o}.'),
+  ),
+  _relation(
+    'country.president',
+    'person',
+    ('the president of {}', 'the person who leads {}'),
+    ('{They} is led by {o}.', '{Their} president is {o}.', '{They} voted for {o}.'),
+  ),
+  _relation(
+    'country.school',
+    'school',
+    ('the national school of {}', 'the school funded by {}'),
+    ('{They} pays for {o}.', '{Their} national school is {o}.', '{They} is proud of {o}.'),
+  ),
+  _relation(
+    'country.neighbour',
+    'country',
+    ('the northern neighbour of {}', 'the country north of {}'),
+    (
+      '{They} lies south of {o}.',
+      '{Their} northern neighbour is {o}.',
+      '{They} has a border with {o} in the north.',
+    ),
+  ),
+)
+
+
+def relations_of(kind: str) -> tuple[Relation, ...]:
+  """Relations whose subject is of `kind`, in table order."""
+  return tuple(r for r in RELATIONS if r.subject == kind)

@@ -1,0 +1,128 @@
+"""Writes the three worlds of a seed. The same arguments give the same bytes."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jaxsearch.text import tokenizer
+from jaxsearch.types import Question, UserError
+from jaxsearch.world import articles, ask, demonstrations, graph, names
+
+TRAIN_HOPS = (1, 2, 3)
+HELD_OUT_HOPS = (1, 2, 3, 4)
+
+
+def write(
+  out: str | Path,
+  seed: int,
+  documents: int = 2400,
+  *,
+  demonstration_count: int = 6000,
+  train_per_hop: int = 1000,
+  dev_per_hop: int = 60,
+  test_per_hop: int = 300,
+  chain_share: float = 0.25,
+  note_share: float = 0.5,
+  vocabulary: int = 1024,
+) -> dict[str, Any]:
+  """Writes {train,dev,test}/{corpus,questions}.jsonl, train/demonstrations.jsonl and tokenizer/.
+
+  Args:
+    out: folder, made if need be.
+    seed: same seed, same bytes.
+    documents: per world; there are three.
+    demonstration_count: in all: 45 % of one hop, 35 % of two, 20 % of three.
+    train_per_hop: training questions of each of one to three hops, none of them demonstrated.
+    dev_per_hop, test_per_hop: questions of each of one to four hops.
+    chain_share: of the two-hop demonstrations, those that search twice and answer rightly.
+    note_share: of the wrong demonstrations, those that write down what remains to be found.
+    vocabulary: entries of the byte-level BPE, trained on the training world's texts only.
+
+  Returns:
+    The counts and shares that it also writes to world.json.
+
+  Raises:
+    UserError: if the world is too small for so many questions or `out` cannot be written.
+  """
+  out = Path(out)
+  words = names.Words(random.Random(f'{seed}/names'), articles.words())
+  amounts = {
+    'train': [(hops, train_per_hop) for hops in TRAIN_HOPS],
+    'dev': [(hops, dev_per_hop) for hops in HELD_OUT_HOPS],
+    'test': [(hops, test_per_hop) for hops in HELD_OUT_HOPS],
+  }
+  files: dict[str, list[dict[str, Any]]] = {}
+  for split, wanted in amounts.items():
+    world = graph.make(
+      random.Random(f'{seed}/{split}/graph'), words, prefix=split, documents=documents
+    )
+    files[f'{split}/corpus.jsonl'] = articles.write(
+      random.Random(f'{seed}/{split}/articles'), world
+    )
+    asker = ask.Asker(random.Random(f'{seed}/{split}/questions'), world, split)
+    files[f'{split}/questions.jsonl'] = [
+      _line(asker.ask(hops).question) for hops, count in wanted for _ in range(count)
+    ]
+    if split == 'train':
+      files['train/demonstrations.jsonl'] = demonstrations.write(
+        random.Random(f'{seed}/demonstrations'),
+        asker,
+        demonstration_count,
+        chain_share=chain_share,
+        note_share=note_share,
+      )
+  facts = {
+    'seed': seed,
+    'documents': documents,
+    'vocabulary': vocabulary,
+    'questions': {split: dict(wanted) for split, wanted in amounts.items()},
+    'demonstrations': _shares(files['train/demonstrations.jsonl']),
+  }
+  try:
+    for name, lines in files.items():
+      _write_lines(out / name, lines)
+    tokenizer.train(_texts(files), vocabulary, out / 'tokenizer')
+    (out / 'world.json').write_text(json.dumps(facts, indent=2) + '\n', encoding='utf-8')
+  except OSError as error:
+    raise UserError(f'cannot write the world to {out}: {error}. Choose another folder.') from None
+  return facts
+
+
+def _line(question: Question) -> dict[str, Any]:
+  return {
+    'id': question.id,
+    'question': question.text,
+    'golden_answers': list(question.golden_answers),
+    'metadata': dict(question.metadata),
+  }
+
+
+def _shares(lines: list[dict[str, Any]]) -> dict[str, Any]:
+  chains = [line for line in lines if line['kind'] == 'chain']
+  two = [line for line in lines if line['hops'] == 2]
+  return {
+    'count': len(lines),
+    'by_hops': {hops: sum(line['hops'] == hops for line in lines) for hops in TRAIN_HOPS},
+    'chains': len(chains),
+    'chain_share_of_two_hops': round(len(chains) / max(1, len(two)), 4),
+    'chain_share_of_all': round(len(chains) / max(1, len(lines)), 4),
+    'longest_chain_hops': max((len(line['steps']) - 1 for line in lines), default=0),
+  }
+
+
+def _texts(files: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
+  """The training world's articles, questions and demonstrated thoughts."""
+  yield from (line['contents'] for line in files['train/corpus.jsonl'])
+  yield from (line['question'] for line in files['train/questions.jsonl'])
+  for line in files['train/demonstrations.jsonl']:
+    yield from (step['think'] for step in line['steps'])
+
+
+def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
+  path.write_text(text, encoding='utf-8')
