@@ -1,16 +1,12 @@
-"""Every knob of a run, with its unit or reason; `validate` refuses what cannot work.
+"""Every knob of a run, with its unit or reason; `validation` refuses what cannot work.
 
 A configuration file's `get_config()` returns a `Config` and states only its differences from
 these defaults. No field is derived or filled in later, and a test checks that each is read.
+Annotations stay real types (no postponed evaluation): the command line parses overrides by them.
 """
-
-from __future__ import annotations
 
 import dataclasses
 from dataclasses import field
-
-from jaxsearch import plugins
-from jaxsearch.types import UserError
 
 
 @dataclasses.dataclass

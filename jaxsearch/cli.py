@@ -1,0 +1,299 @@
+"""The command line: `jaxsearch <verb> [flags]`.
+
+The only place that knows flags. Each verb parses its own flags, has the configuration checked
+and calls one function; it imports what it needs when it runs, so that `world`, `index` and
+`report` never start JAX. What the user can mend ends as one paragraph on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from jaxsearch import config as config_lib
+from jaxsearch import metrics, plugins, validation
+from jaxsearch.types import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one verb.
+
+  Args:
+    argv: arguments after the program's name; None: those of the process.
+
+  Returns:
+    Exit code: 0, or 2 if the user has something to mend.
+  """
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  verb, rest = (arguments[0], arguments[1:]) if arguments else ('--help', [])
+  try:
+    if verb in ('--help', '-h', 'help'):
+      print(_overview())
+    elif verb not in _VERBS:
+      raise UserError(
+        f'there is no verb {verb!r}.{_near(verb, _VERBS)} Choices: {", ".join(_VERBS)}.'
+      )
+    else:
+      with metrics.usage(verb):
+        _VERBS[verb](rest)
+  except UserError as error:
+    print(f'jaxsearch {verb if verb in _VERBS else ""}'.rstrip() + f': {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def _world(argv: list[str]) -> None:
+  """Write a synthetic world: documents, questions, demonstrations and a tokenizer."""
+  values = flags.FlagValues()
+  out = flags.DEFINE_string('out', None, 'Folder to write.', values, required=True)
+  seed = flags.DEFINE_integer('seed', 0, 'Another seed is another world.', flag_values=values)
+  size = flags.DEFINE_enum('size', 'default', ['default', 'ci'], 'ci: a tenth.', values)
+  audit = flags.DEFINE_bool('audit', False, 'Also measure that the task needs search.', values)
+  _parse('world', values, argv)
+  _require_writable('--out', out.value)
+  from jaxsearch import world
+
+  world.write(out.value, seed=seed.value, size=size.value)
+  if audit.value:
+    world.audit(out.value)
+
+
+def _index(argv: list[str]) -> None:
+  """Index a corpus of documents for a retrieval backend."""
+  values = flags.FlagValues()
+  corpus = flags.DEFINE_string('corpus', None, 'JSON lines.', values, required=True)
+  out = flags.DEFINE_string('out', None, 'Folder to write.', values, required=True)
+  backend = flags.DEFINE_string('backend', 'bm25', 'File in retrieval/backends/.', values)
+  _parse('index', values, argv)
+  _require_file('--corpus', corpus.value)
+  _require_writable('--out', out.value)
+  module = plugins.load('retrieval.backends', backend.value)
+  build = plugins.function(module, 'build')
+  build(corpus.value, out.value)
+
+
+def _warmstart(argv: list[str]) -> None:
+  """Make a policy by supervised training on demonstrations."""
+  config = _config_only('warmstart', argv)
+  _join_processes()
+  from jaxsearch import warmstart
+
+  warmstart.warmstart(config)
+
+
+def _train(argv: list[str]) -> None:
+  """Train a policy by reinforcement learning; the same command again resumes."""
+  config = _config_only('train', argv)
+  _join_processes()
+  from jaxsearch import trainer
+
+  trainer.train(config)
+
+
+def _eval(argv: list[str]) -> None:
+  """Score a policy on every question of a file."""
+  values = flags.FlagValues()
+  holder = _define_config(values, argv)
+  policy = flags.DEFINE_string('policy', '', 'Policy folder; empty: policy.path.', values)
+  questions = flags.DEFINE_string('questions', '', 'Empty: questions.dev.', values)
+  index = flags.DEFINE_string('index', '', 'Empty: eval_retrieval.index.', values)
+  out = flags.DEFINE_string('out', '', 'Folder to write; empty: run_dir/eval.', values)
+  samples = flags.DEFINE_integer(
+    'samples', 0, 'Sampled answers per question for pass@k; 0: greedy only.', 0, flag_values=values
+  )
+  _parse('eval', values, argv)
+  config = _checked_config(holder)
+  config.policy.path = policy.value or config.policy.path
+  config.questions.dev = questions.value or config.questions.dev
+  config.eval_retrieval.index = index.value or config.eval_retrieval.index
+  validation.validate(config, 'eval', hosts=_hosts())
+  if not (out.value or config.run_dir):
+    raise UserError('both --out and run_dir are empty; say where to write with --out=FOLDER.')
+  folder = out.value or os.path.join(config.run_dir, 'eval')
+  _require_writable('--out', folder)
+  _join_processes()
+  from jaxsearch import evaluation
+
+  evaluation.evaluate(
+    config,
+    policy=config.policy.path,
+    questions=config.questions.dev,
+    index=config.eval_retrieval.index,
+    out=folder,
+    samples=samples.value,
+  )
+
+
+def _ask(argv: list[str]) -> None:
+  """Answer one question and show the searches in colour."""
+  values = flags.FlagValues()
+  holder = _define_config(values, argv)
+  policy = flags.DEFINE_string('policy', '', 'Policy folder; empty: policy.path.', values)
+  index = flags.DEFINE_string('index', '', 'Empty: eval_retrieval.index.', values)
+  question = flags.DEFINE_string('question', None, 'What to answer.', values, required=True)
+  _parse('ask', values, argv)
+  config = _checked_config(holder)
+  config.policy.path = policy.value or config.policy.path
+  config.eval_retrieval.index = index.value or config.eval_retrieval.index
+  validation.validate(config, 'ask')
+  from jaxsearch import evaluation
+
+  evaluation.ask(
+    config,
+    policy=config.policy.path,
+    index=config.eval_retrieval.index,
+    question=question.value,
+  )
+
+
+def _report(argv: list[str]) -> None:
+  """Write report.html and summary.json of a run, or compare runs in one picture."""
+  values = flags.FlagValues()
+  run = flags.DEFINE_string('run', '', 'Run directory.', values)
+  compare = flags.DEFINE_list('compare', [], 'name=DIR,name=DIR instead of --run.', values)
+  kind = flags.DEFINE_enum('kind', 'bars', ['bars', 'curves'], 'Picture of --compare.', values)
+  out = flags.DEFINE_string('out', 'compare.png', 'Picture to write with --compare.', values)
+  _parse('report', values, argv)
+  pairs = [item.partition('=') for item in compare.value]
+  if bool(run.value) == bool(pairs) or not all(equals and folder for _, equals, folder in pairs):
+    raise UserError('give either --run=DIR or --compare=NAME=DIR,NAME=DIR.')
+  for folder in [run.value] if run.value else [folder for _, _, folder in pairs]:
+    if not os.path.isdir(folder):
+      raise UserError(f'run directory {folder!r} does not exist; name one that a run has written.')
+  _require_writable('the folder of the report', run.value or os.path.dirname(out.value) or '.')
+  from jaxsearch import report
+
+  if run.value:
+    report.write(run.value)
+  else:
+    picture = {'bars': report.bars, 'curves': report.curves}[kind.value]
+    picture({name: folder for name, _, folder in pairs}, out.value)
+
+
+_VERBS: Mapping[str, Callable[[list[str]], None]] = {
+  'world': _world,
+  'index': _index,
+  'warmstart': _warmstart,
+  'eval': _eval,
+  'train': _train,
+  'report': _report,
+  'ask': _ask,
+}
+
+
+def _overview() -> str:
+  lines = [f'  {name:<10} {function.__doc__}' for name, function in _VERBS.items()]
+  return 'usage: jaxsearch VERB [flags]; verbs:\n' + '\n'.join(
+    [*lines, '`jaxsearch VERB --help` prints the flags of one.']
+  )
+
+
+def _config_only(verb: str, argv: list[str]) -> config_lib.Config:
+  values = flags.FlagValues()
+  holder = _define_config(values, argv)
+  _parse(verb, values, argv)
+  config = _checked_config(holder)
+  validation.validate(config, verb, hosts=_hosts())
+  return config
+
+
+def _define_config(values: flags.FlagValues, argv: list[str]) -> flags.FlagHolder:
+  """Defines --config; refuses a missing file and overrides of unknown names, all together."""
+  problems = []
+  for argument in argv:
+    match = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
+    if match:
+      problems += validation.unknown_field(match.group(1), f'--config.{match.group(1)}')
+  if problems:
+    raise UserError('\n'.join(problems))
+  return config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'Configuration file; --config.a.b=VALUE overrides a field.',
+    values,
+    sys_argv=['jaxsearch', *argv],
+  )
+
+
+def _checked_config(holder: flags.FlagHolder) -> config_lib.Config:
+  config = holder.value
+  if config is None:
+    raise UserError('--config is missing; name a file such as configs/quickstart.py.')
+  if not isinstance(config, config_lib.Config):
+    raise UserError(
+      f'get_config() of the configuration file returned a {type(config).__name__}; '
+      'it must return a jaxsearch.config.Config.'
+    )
+  return config
+
+
+def _parse(verb: str, values: flags.FlagValues, argv: list[str]) -> None:
+  if any(argument in ('--help', '-h') for argument in argv):
+    print(_describe(verb, values))
+    raise SystemExit(0)
+  for argument in argv:
+    if argument.startswith(('--config=', '-config=')):
+      _require_file('--config', argument.partition('=')[2].partition(':')[0])
+  try:
+    rest = values(['jaxsearch', *argv])
+  except flags.Error as error:
+    raise UserError(f'{error} `jaxsearch {verb} --help` lists the flags.') from error
+  except Exception as error:  # Whatever the user's configuration file raised while it was run.
+    if isinstance(error, UserError):
+      raise
+    line = traceback.extract_tb(error.__traceback__)[-1]
+    where = f'{line.filename}, line {line.lineno}'
+    raise UserError(f'the configuration file failed in {where}: {error!r}.') from error
+  if len(rest) > 1:
+    raise UserError(f'{rest[1]!r} is not a flag; write --name=value.')
+
+
+def _describe(verb: str, values: flags.FlagValues) -> str:
+  lines = [f'jaxsearch {verb}: {_VERBS[verb].__doc__}']
+  lines += [
+    f'  --{name:<10} {values[name].help} (default: {values[name].default})' for name in values
+  ]
+  if 'config' in values:
+    lines.append('fields that --config.NAME=VALUE overrides:')
+    lines += [f'  {name} = {value!r}' for name, value in validation.flatten(config_lib.Config())]
+  return '\n'.join(lines)
+
+
+def _near(name: str, choices: Sequence[str] | Mapping[str, object]) -> str:
+  near = difflib.get_close_matches(name, list(choices), n=1)
+  return f' Did you mean {near[0]!r}?' if near else ''
+
+
+def _require_file(thing: str, path: str) -> None:
+  if not os.path.isfile(path):
+    raise UserError(f'{thing} is {path!r}, which is not a file; give an existing file.')
+
+
+def _require_writable(thing: str, folder: str) -> None:
+  problem = validation.unwritable(folder)
+  if problem:
+    raise UserError(f'{thing} is {folder!r}: {problem}; choose a folder that you may write to.')
+
+
+def _hosts() -> int:
+  return int(os.environ.get('JAXSEARCH_NUM_PROCESSES', '1'))
+
+
+def _join_processes() -> None:
+  """Joins the other processes of the run if launch/ started several."""
+  coordinator = os.environ.get('JAXSEARCH_COORDINATOR', '')
+  if not coordinator:
+    return
+  import jax
+
+  if coordinator == 'auto':  # A pod: the machines know each other.
+    jax.distributed.initialize()
+  else:
+    jax.distributed.initialize(coordinator, _hosts(), int(os.environ['JAXSEARCH_PROCESS_ID']))

@@ -1,0 +1,237 @@
+"""Refuses a configuration that cannot work, before anything is compiled or written.
+
+Everything that can be told without JAX is told here, all problems together; whether the mesh
+divides the devices is told by `sharding`.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import dataclasses
+import difflib
+import importlib.resources
+import operator
+import os
+import tempfile
+from collections.abc import Iterator
+
+from jaxsearch import config as config_lib
+from jaxsearch import plugins
+from jaxsearch.types import UserError
+
+# Every number must be positive, except these.
+_ZERO_OR_MORE = (
+  'algo.entropy_coef',
+  'algo.kl_coef',
+  'eval_retrieval.retries',
+  'optimizer.decay_steps',
+  'optimizer.warmup_steps',
+  'optimizer.weight_decay',
+  'retrieval.retries',
+  'rollout.max_searches',
+  'schedule.eval_questions',
+  'schedule.infra_limit',
+  'seed',
+  'warmstart.max_seconds',
+  'warmstart.observation_weight',
+)
+_BELOW_ONE = ('algo.clip_low', 'optimizer.b1', 'optimizer.b2')
+_AXES = ('mesh.data', 'mesh.fsdp', 'mesh.tensor')
+
+
+def validate(config: config_lib.Config, verb: str, *, hosts: int = 1) -> None:
+  """Checks everything that can be checked without starting JAX or writing a file.
+
+  Args:
+    config: after all overrides.
+    verb: of the command line; decides which files must be there.
+    hosts: processes that take part.
+
+  Raises:
+    UserError: lists every problem: the field, its value, what is allowed.
+  """
+  problems = [
+    line
+    for name, _ in _walk(config)
+    for line in unknown_field(name, f'{name} is set by the configuration file')
+  ]
+  checked = copy.deepcopy(config)
+  for name, default in flatten(config_lib.Config()):
+    value = operator.attrgetter(name)(config)
+    if not _has_type_of(value, default):
+      problems.append(f'{name} is {value!r}; allowed: a {type(default).__name__}.')
+      section, _, leaf = name.rpartition('.')
+      setattr(operator.attrgetter(section)(checked) if section else checked, leaf, default)
+  problems += _bounds(checked, hosts) + _choices(checked) + _files(checked, verb)
+  if verb == 'train' and checked.algo.group_size == 1:
+    problems.append('algo.group_size is 1; allowed: at least 2, or nothing is compared.')
+  if problems:
+    raise UserError(
+      f'{len(problems)} problem(s) in the configuration; mend the file or override with '
+      '--config.NAME=VALUE.\n' + '\n'.join(f'  {line}' for line in problems)
+    )
+
+
+def flatten(config: config_lib.Config) -> list[tuple[str, object]]:
+  """(dotted name, value) of every declared field, sections opened."""
+  declared = {name for name, _ in _walk(config_lib.Config())}
+  return [(name, value) for name, value in _walk(config) if name in declared]
+
+
+def unknown_field(name: str, shown: str) -> list[str]:
+  """A line that refuses the dotted `name` and tells the nearest; nothing if it is a field."""
+  names = [field_name for field_name, _ in _walk(config_lib.Config())]
+  if name in names:
+    return []
+  near = difflib.get_close_matches(name, names, n=1)
+  hint = f' Did you mean {near[0]!r}?' if near else ''
+  return [f'{shown}: the configuration has no field {name!r}.{hint}']
+
+
+def unwritable(folder: str) -> str:
+  """Why files cannot be made under `folder`, which need not exist yet; empty if they can."""
+  existing = os.path.abspath(folder)
+  while not os.path.lexists(existing):
+    existing = os.path.dirname(existing)
+  try:
+    with tempfile.TemporaryFile(dir=existing):
+      return ''
+  except OSError as error:
+    return f'no file can be made in {existing} ({error.strerror})'
+
+
+def _walk(section: object, prefix: str = '') -> Iterator[tuple[str, object]]:
+  for name, value in vars(section).items():
+    if dataclasses.is_dataclass(value):
+      yield from _walk(value, f'{prefix}{name}.')
+    else:
+      yield f'{prefix}{name}', value
+
+
+def _has_type_of(value: object, default: object) -> bool:
+  if isinstance(default, float):
+    return isinstance(value, int | float) and not isinstance(value, bool)
+  if isinstance(default, tuple):
+    return isinstance(value, tuple | list) and all(type(item) is int for item in value)
+  return type(value) is type(default)
+
+
+def _bounds(c: config_lib.Config, hosts: int) -> list[str]:
+  values = dict(flatten(c))
+  rows = [(name, values[name] >= 0, '0 or more') for name in _ZERO_OR_MORE]
+  rows += [(name, 0 <= values[name] < 1, 'from 0 to below 1') for name in _BELOW_ONE]
+  rows += [(name, values[name] == -1 or values[name] >= 1, 'at least 1, or -1') for name in _AXES]
+  rows += [
+    (name, value > 0, 'above 0')
+    for name, value in values.items()
+    if type(value) in (int, float) and name not in (*_ZERO_OR_MORE, *_BELOW_ONE, *_AXES)
+  ]
+  free = [name for name in _AXES if values[name] == -1]
+  rows += [(name, False, f'one -1 only, and {free[0]} is -1 already') for name in free[1:]]
+  tensor, buckets, r, m = max(c.mesh.tensor, 1), c.learner.buckets, c.rollout, c.model
+  ascending = bool(buckets) and all(a < b for a, b in zip((0, *buckets), buckets, strict=False))
+  return [
+    f'{name} is {values[name]!r}; allowed: {allowed}.'
+    for name, fine, allowed in [
+      *rows,
+      ('learner.buckets', ascending, 'positive lengths, ascending'),
+      (
+        'learner.buckets',
+        not ascending or buckets[-1] >= r.context_tokens,
+        f'a last length of at least rollout.context_tokens = {r.context_tokens}',
+      ),
+      (
+        'rollout.policy_tokens',
+        r.policy_tokens < r.context_tokens,
+        f'below rollout.context_tokens = {r.context_tokens}',
+      ),
+      (
+        'algo.questions_per_step',
+        c.algo.questions_per_step % hosts == 0,
+        f'a multiple of the {hosts} hosts',
+      ),
+      ('model.head_size', m.head_size % 2 == 0, 'even, for rotary positions'),
+      ('model.kv_heads', m.heads % max(m.kv_heads, 1) == 0, f'a divisor of {m.heads} heads'),
+      ('model.kv_heads', m.kv_heads % tensor == 0, f'a multiple of mesh.tensor = {tensor}'),
+      ('model.hidden', m.hidden % tensor == 0, f'a multiple of mesh.tensor = {tensor}'),
+    ]
+    if not fine
+  ]
+
+
+def _choices(c: config_lib.Config) -> list[str]:
+  values = dict(flatten(c))
+  backends, losses = plugins.names('retrieval.backends'), _functions('algo', 'losses')
+  allowed = {
+    'policy.dtype': ['bfloat16', 'float32'],
+    'protocol.name': plugins.names('protocols'),
+    'protocol.form': ['base', 'instruct'],
+    'retrieval.backend': backends,
+    'eval_retrieval.backend': backends,
+    'reward.name': plugins.names('rewards'),
+    'algo.advantage': _functions('algo', 'advantages'),
+    'algo.policy_loss': losses,
+    'algo.kl': losses,
+    'algo.loss_norm': ['constant', 'sequence', 'token'],
+    'algo.loss_tokens': ['all', 'policy'],
+  }
+  problems = []
+  for name, choices in allowed.items():
+    if values[name] not in choices:
+      near = difflib.get_close_matches(values[name], choices, n=1)
+      hint = f' Did you mean {near[0]!r}?' if near else ''
+      problems.append(f'{name} is {values[name]!r}; allowed: {", ".join(choices)}.{hint}')
+  return problems
+
+
+def _functions(folder: str, file: str) -> list[str]:
+  """Public functions of a plug-in file, read without importing it: it may start JAX."""
+  text = importlib.resources.files('jaxsearch').joinpath(folder, f'{file}.py').read_text()
+  names = (node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef))
+  return sorted(name for name in names if not name.startswith('_'))
+
+
+def _files(c: config_lib.Config, verb: str) -> list[str]:
+  """Files that `verb` reads, and the folder that it writes."""
+  values = dict(flatten(c))
+  needs = {
+    'warmstart': ['model.tokenizer', 'warmstart.demonstrations', 'retrieval.index'],
+    'train': ['policy.path', 'questions.train', 'questions.dev', 'retrieval.index'],
+    'eval': ['policy.path', 'questions.dev'],
+    'ask': ['policy.path'],
+  }[verb]
+  if verb != 'warmstart':
+    needs.append('eval_retrieval.index')
+  if verb == 'train' and c.algo.kl_coef > 0 and c.policy.reference:
+    needs.append('policy.reference')
+  backends = {'retrieval.index': c.retrieval, 'eval_retrieval.index': c.eval_retrieval}
+  problems = []
+  for name in needs:
+    path = str(values[name])
+    if name in backends:
+      if backends[name].backend != 'none' and not os.path.isdir(path):
+        problems.append(f'{name} is {path!r}; allowed: a folder made by `jaxsearch index`.')
+    elif name in ('model.tokenizer', 'policy.path', 'policy.reference'):
+      if not os.path.isfile(os.path.join(path, 'tokenizer.json')):
+        kind = 'tokenizer' if name == 'model.tokenizer' else 'policy'
+        problems.append(f'{name} is {path!r}; allowed: a {kind} folder, with a tokenizer.json.')
+    elif not os.path.isfile(path):
+      problems.append(f'{name} is {path!r}; allowed: an existing JSON lines file.')
+  if c.protocol.prompt:
+    problems += _prompt(c.protocol.prompt)
+  if verb in ('train', 'warmstart'):
+    reason = unwritable(c.run_dir) if c.run_dir else 'empty'
+    if reason:
+      problems.append(f'run_dir is {c.run_dir!r}: {reason}; allowed: a folder you may write to.')
+  return problems
+
+
+def _prompt(path: str) -> list[str]:
+  try:
+    with open(path, encoding='utf-8') as file:
+      if '{question}' in file.read():
+        return []
+  except (OSError, UnicodeDecodeError):
+    pass
+  return [f'protocol.prompt is {path!r}; allowed: a text file that holds {{question}}, or empty.']

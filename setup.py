@@ -1,0 +1,35 @@
+"""Installs jaxsearch and its command; `pip install -e .` suffices without an accelerator."""
+
+import setuptools
+
+setuptools.setup(
+  name='jaxsearch',
+  version='0.1.0',
+  description='Reinforcement learning of search-augmented reasoning, in JAX.',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['jaxsearch', 'jaxsearch.*']),
+  install_requires=[
+    'absl-py>=2.1',
+    'bm25s>=0.3,<0.4',
+    'flax>=0.12.8,<0.13',
+    'grain>=0.2.18,<0.3',
+    'jax>=0.10.2,<0.12',
+    'matplotlib>=3.9',
+    'ml_collections>=1.1,<2',
+    'numpy>=2',
+    'optax>=0.2.8,<0.3',
+    'orbax-checkpoint>=0.12,<0.13',
+    'psutil>=6',
+    'PyStemmer>=3',
+    'rich>=13.7',
+    'tensorboardX>=2.6.2',
+    'tensorstore>=0.1.80',
+    'transformers>=5',
+  ],
+  extras_require={
+    'test': ['pytest>=8', 'ruff>=0.9'],
+    'tpu': ['jax[tpu]'],
+    'cuda': ['jax[cuda12]'],
+  },
+  entry_points={'console_scripts': ['jaxsearch=jaxsearch.cli:main']},
+)
