@@ -8,8 +8,14 @@ on one world splits the names of another into familiar pieces.
 from __future__ import annotations
 
 import random
+import re
 
 _SYLLABLES = tuple(c + v for c in 'bdfghjklmnprstvz' for v in 'aeiou')
+
+
+def spelled(text: str, known: set[str]) -> str:
+  """`text` with a line break between the syllables of the words in `known`."""
+  return re.sub(r'[A-Za-z]+', lambda m: _split(m[0]) if m[0] in known else m[0], text)
 
 
 class Words:
@@ -34,7 +40,7 @@ def people(rng: random.Random, words: Words, count: int) -> tuple[list[str], lis
   About three people share a given name and six a surname, so that half a name finds nobody.
   """
   given = [words.word(2) for _ in range(max(4, count // 3))]
-  surnames = [words.word(rng.choice((2, 3))) for _ in range(max(4, count // 6))]
+  surnames = [words.word(rng.choice((2, 2, 3))) for _ in range(max(4, count // 6))]
   names: dict[str, None] = {}
   while len(names) < count:
     names[f'{rng.choice(given)} {rng.choice(surnames)}'] = None
@@ -45,7 +51,8 @@ def places(rng: random.Random, words: Words, count: int, endings: tuple[str, ...
   """`count` one-word names."""
   endings = endings or ('',)
   return [
-    words.word(2 if ending else 3, ending) for ending in (rng.choice(endings) for _ in range(count))
+    words.word(2 if ending else rng.choice((2, 3)), ending)
+    for ending in (rng.choice(endings) for _ in range(count))
   ]
 
 
@@ -58,3 +65,7 @@ def titled(
     first = rng.choice(shared) if rng.random() < 0.4 else words.word(rng.choice((2, 3)))
     names[f'{first} {rng.choice(last)}'] = None
   return list(names)
+
+
+def _split(word: str) -> str:
+  return '\n'.join(re.findall(r'[^aeiouAEIOU][aeiou]|.+', word))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jaxsearch import questions
 from jaxsearch.text import tokenizer
 from jaxsearch.types import Question, UserError
 from jaxsearch.world import articles, ask, demonstrations, graph, names
@@ -55,20 +55,17 @@ def write(
     'dev': [(hops, dev_per_hop) for hops in HELD_OUT_HOPS],
     'test': [(hops, test_per_hop) for hops in HELD_OUT_HOPS],
   }
-  files: dict[str, list[dict[str, Any]]] = {}
+  pages: dict[str, list[dict[str, str]]] = {}
+  asked: dict[str, list[Question]] = {}
   for split, wanted in amounts.items():
     world = graph.make(
       random.Random(f'{seed}/{split}/graph'), words, prefix=split, documents=documents
     )
-    files[f'{split}/corpus.jsonl'] = articles.write(
-      random.Random(f'{seed}/{split}/articles'), world
-    )
+    pages[split] = articles.write(random.Random(f'{seed}/{split}/articles'), world)
     asker = ask.Asker(random.Random(f'{seed}/{split}/questions'), world, split)
-    files[f'{split}/questions.jsonl'] = [
-      _line(asker.ask(hops).question) for hops, count in wanted for _ in range(count)
-    ]
+    asked[split] = [asker.ask(hops).question for hops, count in wanted for _ in range(count)]
     if split == 'train':
-      files['train/demonstrations.jsonl'] = demonstrations.write(
+      shown = demonstrations.write(
         random.Random(f'{seed}/demonstrations'),
         asker,
         demonstration_count,
@@ -79,26 +76,20 @@ def write(
     'seed': seed,
     'documents': documents,
     'vocabulary': vocabulary,
-    'questions': {split: dict(wanted) for split, wanted in amounts.items()},
-    'demonstrations': _shares(files['train/demonstrations.jsonl']),
+    'questions_by_hops': {split: dict(wanted) for split, wanted in amounts.items()},
+    'demonstrations': _shares(shown),
   }
   try:
-    for name, lines in files.items():
-      _write_lines(out / name, lines)
-    tokenizer.train(_texts(files), vocabulary, out / 'tokenizer')
+    for split in amounts:
+      (out / split).mkdir(parents=True, exist_ok=True)
+      _write_lines(out / split / 'corpus.jsonl', pages[split])
+      questions.write(out / split / 'questions.jsonl', asked[split])
+    _write_lines(out / 'train' / 'demonstrations.jsonl', shown)
+    tokenizer.train(_texts(pages['train'], asked['train'], shown), vocabulary, out / 'tokenizer')
     (out / 'world.json').write_text(json.dumps(facts, indent=2) + '\n', encoding='utf-8')
   except OSError as error:
     raise UserError(f'cannot write the world to {out}: {error}. Choose another folder.') from None
   return facts
-
-
-def _line(question: Question) -> dict[str, Any]:
-  return {
-    'id': question.id,
-    'question': question.text,
-    'golden_answers': list(question.golden_answers),
-    'metadata': dict(question.metadata),
-  }
 
 
 def _shares(lines: list[dict[str, Any]]) -> dict[str, Any]:
@@ -114,15 +105,23 @@ def _shares(lines: list[dict[str, Any]]) -> dict[str, Any]:
   }
 
 
-def _texts(files: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
-  """The training world's articles, questions and demonstrated thoughts."""
-  yield from (line['contents'] for line in files['train/corpus.jsonl'])
-  yield from (line['question'] for line in files['train/questions.jsonl'])
-  for line in files['train/demonstrations.jsonl']:
-    yield from (step['think'] for step in line['steps'])
+def _texts(
+  pages: list[dict[str, str]], asked: list[Question], shown: list[dict[str, Any]]
+) -> list[str]:
+  """The training world's articles, questions and demonstrated thoughts, names in syllables.
+
+  A small world repeats its names so often that whole names would become tokens; those of an
+  unseen world never are, and a policy that learnt to copy the former could not copy the latter.
+  """
+  texts = [page['contents'] for page in pages]
+  titles = {word for text in texts for word in text.split('\n')[0].split()}
+  template_words = articles.words()
+  known = {word for word in titles if word.lower() not in template_words}
+  texts += [question.text for question in asked]
+  texts += [step['think'] for line in shown for step in line['steps']]
+  return [names.spelled(text, known) for text in texts]
 
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
   text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
   path.write_text(text, encoding='utf-8')
