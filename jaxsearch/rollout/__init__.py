@@ -1,0 +1,1 @@
+"""Acting: the engine (device half) and the sampler (host half) of a rollout."""

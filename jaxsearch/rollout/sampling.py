@@ -1,0 +1,61 @@
+"""Drawing one token per row from one uniform number per row."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+# Vocabulary entries per block of the two-level sum: about the square root of a real vocabulary.
+_BLOCK = 256
+
+
+def uniform(key_S2: jax.Array, position_S: jax.Array) -> jax.Array:
+  """One float32 in [0, 1) per row, a function of the row's own key and the position only."""
+
+  def draw(key_2: jax.Array, position: jax.Array) -> jax.Array:
+    key = jax.random.wrap_key_data(key_2, impl='threefry2x32')
+    return jax.random.uniform(jax.random.fold_in(key, position))
+
+  return jax.vmap(draw)(key_S2, position_S)
+
+
+def sample(
+  logits_SV: jax.Array, uniform_S: jax.Array, temperature_S: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Inverts the cumulative distribution of softmax(logits / temperature).
+
+  The number is first looked up among the sums of blocks, then inside one block, so that no
+  noise of vocabulary size is drawn; log-probability and choice come from the same exponentials.
+  Temperature 0 takes the largest logit and reports its log-probability at temperature 1.
+
+  Returns:
+    tokens int32 [S], log-probabilities float32 [S].
+  """
+  S, V = logits_SV.shape
+  greedy_S = temperature_S <= 0
+  scaled_SV = logits_SV.astype(jnp.float32) / jnp.where(greedy_S, 1.0, temperature_S)[:, None]
+  scaled_SV = scaled_SV - scaled_SV.max(axis=-1, keepdims=True)
+  weights_SV = jnp.pad(jnp.exp(scaled_SV), ((0, 0), (0, -V % _BLOCK)))
+  weights_SNW = weights_SV.reshape(S, -1, _BLOCK)
+  sums_SN = weights_SNW.sum(axis=-1)
+  total_S = sums_SN.sum(axis=-1)
+  block_S, rest_S = _invert(sums_SN, uniform_S * total_S)
+  weights_SW = jnp.take_along_axis(weights_SNW, block_S[:, None, None], axis=1)[:, 0]
+  inner_S, _ = _invert(weights_SW, rest_S)
+  token_S = jnp.where(greedy_S, jnp.argmax(scaled_SV, axis=-1), block_S * _BLOCK + inner_S)
+  chosen_S = jnp.take_along_axis(scaled_SV, token_S[:, None], axis=-1)[:, 0]
+  return token_S.astype(jnp.int32), chosen_S - jnp.log(total_S)
+
+
+def _invert(weights_SN: jax.Array, target_S: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """First index whose cumulative weight exceeds the target, and what is left of the target.
+
+  The target is kept below the last cumulative weight, so that rounding can neither run past the
+  end nor choose an entry of weight zero.
+  """
+  cumulative_SN = jnp.cumsum(weights_SN, axis=-1)
+  target_S = jnp.minimum(target_S, jnp.nextafter(cumulative_SN[:, -1], 0.0))
+  index_S = jnp.sum(cumulative_SN <= target_S[:, None], axis=-1)
+  before_SN = cumulative_SN - weights_SN
+  before_S = jnp.take_along_axis(before_SN, index_S[:, None], axis=-1)[:, 0]
+  return index_S, jnp.maximum(target_S - before_S, 0.0)
