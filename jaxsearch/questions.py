@@ -1,0 +1,128 @@
+"""Question files in the FlashRAG shape, and the endless shuffled sequence of them.
+
+A run's questions have positions 0, 1, 2, …; which question stands at a position follows from the
+seed alone, so a resumed run needs no saved state.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxsearch.types import Question, UserError
+
+
+def read(path: str | pathlib.Path) -> list[Question]:
+  """Reads JSON lines {id, question, golden_answers, metadata}; metadata may be missing.
+
+  Raises:
+    UserError: naming file, line and field of the first mistake, or an empty or missing file.
+  """
+  questions: list[Question] = []
+  line_of: dict[str, int] = {}
+  for number, line in enumerate(_lines(path), 1):
+    if not line.strip():
+      continue
+    question = _parse(line, f'{path}, line {number}')
+    if question.id in line_of:
+      raise UserError(
+        f"{path}, line {number}, field 'id': {question.id!r} is already that of line "
+        f'{line_of[question.id]}. Give every question its own id.'
+      )
+    line_of[question.id] = number
+    questions.append(question)
+  if not questions:
+    raise UserError(f'{path} has no questions. Each line is one JSON object: {_SHAPE}.')
+  return questions
+
+
+def write(path: str | pathlib.Path, questions: Iterable[Question]) -> None:
+  """Writes the file that `read` reads."""
+  with pathlib.Path(path).open('w', encoding='utf-8') as file:
+    for question in questions:
+      line = {
+        'id': question.id,
+        'question': question.text,
+        'golden_answers': list(question.golden_answers),
+        'metadata': dict(question.metadata),
+      }
+      file.write(json.dumps(line, ensure_ascii=False) + '\n')
+
+
+class QuestionSource:
+  """Questions in a shuffled order that starts anew, and differently, after each pass."""
+
+  def __init__(self, questions: Sequence[Question], seed: int):
+    """Shuffles `questions` (at least one) by `seed`."""
+    import grain  # It imports JAX, which whoever only reads questions must not.
+
+    self._order = grain.MapDataset.source(list(questions)).seed(seed).shuffle().repeat()
+
+  def take(self, step: int, n: int, host: int = 0, hosts: int = 1) -> list[tuple[int, Question]]:
+    """(position, question) of this host's share of the `n` questions of `step`.
+
+    The step has positions step * n to step * n + n - 1; each host gets a stretch of n / hosts.
+
+    Raises:
+      UserError: if `n` is not a multiple of `hosts`.
+    """
+    if n % hosts:
+      raise UserError(
+        f'algo.questions_per_step is {n}, which {hosts} hosts cannot share evenly. '
+        f'Make it a multiple of {hosts}.'
+      )
+    share = n // hosts
+    first = step * n + host * share
+    return [(position, self._order[position]) for position in range(first, first + share)]
+
+
+def _lines(path: str | pathlib.Path) -> list[str]:
+  try:
+    # Split at line feeds only: other line breaks of Unicode may stand inside a JSON string.
+    return pathlib.Path(path).read_text(encoding='utf-8').split('\n')
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(
+      f'The question file {str(path)!r} cannot be read: {error}. Give a file of JSON lines.'
+    ) from error
+
+
+def _parse(line: str, where: str) -> Question:
+  try:
+    fields = json.loads(line)
+  except json.JSONDecodeError as error:
+    raise UserError(f'{where} is not JSON: {error}. Each line is one object: {_SHAPE}.') from error
+  if not isinstance(fields, Mapping):
+    raise UserError(f'{where} is not a JSON object. Each line is one object: {_SHAPE}.')
+  for field, (is_right, wanted) in _FIELDS.items():
+    if not is_right(fields.get(field)):
+      found = repr(fields[field]) if field in fields else 'missing'
+      raise UserError(f'{where}, field {field!r} is {found[:80]}; it must be {wanted}.')
+  return Question(
+    id=fields['id'],
+    text=fields['question'],
+    golden_answers=tuple(fields['golden_answers']),
+    metadata=fields.get('metadata') or {},
+  )
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str) and bool(value.strip())
+
+
+def _is_texts(value: Any) -> bool:
+  return isinstance(value, list) and bool(value) and all(map(_is_text, value))
+
+
+def _is_metadata(value: Any) -> bool:
+  return value is None or isinstance(value, Mapping)
+
+
+_SHAPE = '{"id": "…", "question": "…", "golden_answers": ["…"], "metadata": {}}'
+_FIELDS = {
+  'id': (_is_text, 'a string that is not empty'),
+  'question': (_is_text, 'a string that is not empty'),
+  'golden_answers': (_is_texts, 'a list of at least one string, none of them empty'),
+  'metadata': (_is_metadata, 'an object, or left out'),
+}

@@ -1,0 +1,51 @@
+"""The reward of ReSearch, in the order of the gates of its code (which differs from the paper).
+
+  1. bad format                      0
+  2. not ended by end of text        0
+  3. no box that can be read         0
+  4. F1 with the best golden answer  F1 if it is above 0
+  5. otherwise                       0.1
+
+The paper pays F1 for a badly formed response too; its code, and we, do not. An answer with an F1
+between 0 and 0.1 earns less than a wholly wrong one, and an empty box counts as a wrong answer:
+both are the code's. What is ours: the response is known instead of cut out of prompt and response;
+any end-of-text id of the tokenizer counts, not one of them; documents are not read for tags.
+
+Beside the reward stand strict EM, cover EM and F1 of the answer and the format gate. These
+measures look at the answer even where a gate fails, so that they say what the policy knew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxsearch.protocols._contract import Protocol
+from jaxsearch.text import answers
+from jaxsearch.types import Question, Response, Status
+
+_FLOOR = 0.1
+
+
+def reward(
+  question: Question, responses: Sequence[Response], protocol: Protocol
+) -> list[dict[str, float]]:
+  """Scores all rollouts of one question; `reward` is the number that is trained on.
+
+  A rollout that the infrastructure broke off scores 0 throughout.
+  """
+  return [_score(question.golden_answers, response, protocol) for response in responses]
+
+
+def _score(golds: Sequence[str], response: Response, protocol: Protocol) -> dict[str, float]:
+  is_judged = response.status is not Status.INFRA
+  answer = protocol.answer(response) if is_judged else None
+  is_well_formed = is_judged and protocol.is_well_formed(response)
+  f1 = answers.f1(answer, golds)
+  passes = is_well_formed and response.status is Status.EOS and answer is not None
+  return {
+    'reward': (f1 or _FLOOR) if passes else 0.0,
+    'em': answers.exact_match(answer, golds),
+    'cover_em': answers.cover_match(answer, golds),
+    'f1': f1,
+    'format': float(is_well_formed),
+  }

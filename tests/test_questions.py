@@ -1,0 +1,108 @@
+"""Question files, and the shuffled sequence that is a function of seed and position."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jaxsearch import questions
+from jaxsearch.types import Question, UserError
+
+QUESTIONS = [
+  Question('a', 'Where is Ola?', ('Vantor', 'the city of Vantor'), {'hops': 1}),
+  Question('b', 'Wer führt 東京\u2028 an?', ('Mira',)),
+  Question('c', 'Third?', ('3',)),
+  Question('d', 'Fourth?', ('4',)),
+  Question('e', 'Fifth?', ('5',)),
+]
+GOOD = {'id': 'x', 'question': 'q?', 'golden_answers': ['g']}
+
+
+def test_what_is_written_is_read(tmp_path: pathlib.Path) -> None:
+  path = tmp_path / 'q.jsonl'
+  questions.write(path, QUESTIONS)
+  assert questions.read(path) == QUESTIONS
+  first = json.loads(path.read_text(encoding='utf-8').split('\n')[0])
+  assert list(first) == ['id', 'question', 'golden_answers', 'metadata']
+
+
+def test_metadata_may_be_missing_and_blank_lines_are_skipped(tmp_path: pathlib.Path) -> None:
+  path = tmp_path / 'q.jsonl'
+  path.write_text(f'\n{json.dumps(GOOD)}\n\n{json.dumps({**GOOD, "id": "y", "metadata": None})}\n')
+  assert questions.read(path) == [Question('x', 'q?', ('g',)), Question('y', 'q?', ('g',))]
+
+
+@pytest.mark.parametrize(
+  ('line', 'message'),
+  [
+    ('{"id": "x",', r'q\.jsonl, line 2 is not JSON'),
+    ('["x"]', r'q\.jsonl, line 2 is not a JSON object'),
+    ({**GOOD, 'id': 7}, "line 2, field 'id' is 7; it must be a string"),
+    ({**GOOD, 'question': ' '}, "line 2, field 'question' is ' '; it must be a string"),
+    ({'id': 'x', 'question': 'q?'}, "line 2, field 'golden_answers' is missing"),
+    ({**GOOD, 'golden_answers': 'g'}, "line 2, field 'golden_answers' is 'g'; .* list"),
+    ({**GOOD, 'golden_answers': []}, r"line 2, field 'golden_answers' is \[\]"),
+    ({**GOOD, 'golden_answers': ['g', '']}, "line 2, field 'golden_answers'"),
+    ({**GOOD, 'metadata': [1]}, "line 2, field 'metadata'"),
+    ({**GOOD, 'id': 'first'}, "line 2, field 'id': 'first' is already that of line 1"),
+  ],
+)
+def test_a_broken_line_is_named(tmp_path: pathlib.Path, line: object, message: str) -> None:
+  path = tmp_path / 'q.jsonl'
+  text = line if isinstance(line, str) else json.dumps(line)
+  path.write_text(json.dumps({**GOOD, 'id': 'first'}) + '\n' + text + '\n')
+  with pytest.raises(UserError, match=message):
+    questions.read(path)
+
+
+def test_an_empty_or_missing_file_is_refused(tmp_path: pathlib.Path) -> None:
+  path = tmp_path / 'q.jsonl'
+  with pytest.raises(UserError, match='cannot be read'):
+    questions.read(path)
+  path.write_text('\n')
+  with pytest.raises(UserError, match='has no questions'):
+    questions.read(path)
+  path.write_bytes(b'\xff')
+  with pytest.raises(UserError, match='cannot be read'):
+    questions.read(path)
+
+
+def test_every_pass_is_a_new_order_of_all_questions() -> None:
+  source = questions.QuestionSource(QUESTIONS, seed=3)
+  taken = source.take(step=0, n=60)
+  assert [position for position, _ in taken] == list(range(60))
+  passes = [tuple(q.id for _, q in taken[at : at + 5]) for at in range(0, 60, 5)]
+  assert {tuple(sorted(p)) for p in passes} == {('a', 'b', 'c', 'd', 'e')}
+  assert len(set(passes)) > 6
+  assert questions.QuestionSource(QUESTIONS, seed=4).take(0, 60) != taken
+
+
+def test_a_step_can_be_taken_at_any_time_by_any_number_of_hosts() -> None:
+  taken = questions.QuestionSource(QUESTIONS, seed=3).take(step=0, n=60)
+  other = questions.QuestionSource(QUESTIONS, seed=3)
+  assert other.take(step=7, n=6) == taken[42:48]  # Not from the start, and over the end of a pass.
+  shares = [other.take(step=2, n=6, host=host, hosts=3) for host in (2, 0, 1)]
+  assert shares[1] + shares[2] + shares[0] == taken[12:18]
+  with pytest.raises(UserError, match='questions_per_step is 6, which 4 hosts'):
+    other.take(step=0, n=6, host=0, hosts=4)
+
+
+def test_reading_imports_no_jax_and_taking_starts_no_backend(tmp_path: pathlib.Path) -> None:
+  questions.write(tmp_path / 'q.jsonl', QUESTIONS)
+  code = (
+    'import sys; from jaxsearch import questions; found = questions.read(sys.argv[1]); '
+    "assert 'jax' not in sys.modules; "
+    'assert len(questions.QuestionSource(found, 0).take(1, 4)) == 4; '
+    'import jax\n'
+    'try: jax.devices()\n'
+    'except RuntimeError: sys.exit(0)\n'
+    'sys.exit("the platform that does not exist was not asked for")'
+  )
+  # With this platform, starting a backend at any moment is an error.
+  environment = {**os.environ, 'JAX_PLATFORMS': 'no_such_platform'}
+  subprocess.run(
+    [sys.executable, '-c', code, str(tmp_path / 'q.jsonl')], check=True, env=environment
+  )
