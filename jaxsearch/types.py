@@ -278,3 +278,27 @@ class Response:
   parts: tuple[tuple[Kind, str], ...]
   status: Status
   turns: tuple[Turn, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What every host knows of every trajectory of the step, small enough to be gathered.
+
+  Attributes:
+    position, sample: `Task.position` and `Task.sample`; they name the trajectory in its step.
+    rewards: named numbers; `reward` is the one that is trained on. Empty when `is_infra`.
+    is_infra: lost to the infrastructure: in no mean, no spread and no denominator.
+    policy_tokens: ids that the policy sampled, over all contexts.
+    searches: number of turns.
+    length: ids of all contexts together.
+    host: process that made it; a group never spans hosts.
+  """
+
+  position: int
+  sample: int
+  rewards: Mapping[str, float]
+  is_infra: bool
+  policy_tokens: int
+  searches: int
+  length: int
+  host: int = 0
