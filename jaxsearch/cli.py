@@ -7,7 +7,7 @@ and calls one function; it imports what it needs when it runs, so that `world`, 
 
 from __future__ import annotations
 
-import difflib
+import json
 import os
 import re
 import sys
@@ -21,15 +21,20 @@ from jaxsearch import config as config_lib
 from jaxsearch import metrics, plugins, validation
 from jaxsearch.types import UserError
 
+_CI_WORLD = {
+  'documents': 600,
+  'demonstration_count': 800,
+  'train_per_hop': 100,
+  'dev_per_hop': 12,
+  'test_per_hop': 25,
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs one verb.
+  """Runs one verb; returns the exit code: 0, or 2 if the user has something to mend.
 
   Args:
     argv: arguments after the program's name; None: those of the process.
-
-  Returns:
-    Exit code: 0, or 2 if the user has something to mend.
   """
   arguments = list(sys.argv[1:] if argv is None else argv)
   verb, rest = (arguments[0], arguments[1:]) if arguments else ('--help', [])
@@ -38,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       print(_overview())
     elif verb not in _VERBS:
       raise UserError(
-        f'there is no verb {verb!r}.{_near(verb, _VERBS)} Choices: {", ".join(_VERBS)}.'
+        f'there is no verb {verb!r}.{plugins.nearest(verb, _VERBS)} Choices: {", ".join(_VERBS)}.'
       )
     else:
       with metrics.usage(verb):
@@ -54,15 +59,16 @@ def _world(argv: list[str]) -> None:
   values = flags.FlagValues()
   out = flags.DEFINE_string('out', None, 'Folder to write.', values, required=True)
   seed = flags.DEFINE_integer('seed', 0, 'Another seed is another world.', flag_values=values)
-  size = flags.DEFINE_enum('size', 'default', ['default', 'ci'], 'ci: a tenth.', values)
+  size = flags.DEFINE_enum('size', 'default', ['default', 'ci'], 'ci: far smaller.', values)
   audit = flags.DEFINE_bool('audit', False, 'Also measure that the task needs search.', values)
   _parse('world', values, argv)
   _require_writable('--out', out.value)
   from jaxsearch import world
 
-  world.write(out.value, seed=seed.value, size=size.value)
+  amounts = _CI_WORLD if size.value == 'ci' else {}
+  print(json.dumps(world.write(out.value, seed.value, **amounts), indent=2))
   if audit.value:
-    world.audit(out.value)
+    print(json.dumps(world.audit(out.value), indent=2))
 
 
 def _index(argv: list[str]) -> None:
@@ -205,7 +211,7 @@ def _config_only(verb: str, argv: list[str]) -> config_lib.Config:
 
 
 def _define_config(values: flags.FlagValues, argv: list[str]) -> flags.FlagHolder:
-  """Defines --config; refuses a missing file and overrides of unknown names, all together."""
+  """Defines --config; refuses overrides of unknown names, all together."""
   problems = []
   for argument in argv:
     match = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
@@ -245,9 +251,9 @@ def _parse(verb: str, values: flags.FlagValues, argv: list[str]) -> None:
     rest = values(['jaxsearch', *argv])
   except flags.Error as error:
     raise UserError(f'{error} `jaxsearch {verb} --help` lists the flags.') from error
+  except UserError:
+    raise
   except Exception as error:  # Whatever the user's configuration file raised while it was run.
-    if isinstance(error, UserError):
-      raise
     line = traceback.extract_tb(error.__traceback__)[-1]
     where = f'{line.filename}, line {line.lineno}'
     raise UserError(f'the configuration file failed in {where}: {error!r}.') from error
@@ -264,11 +270,6 @@ def _describe(verb: str, values: flags.FlagValues) -> str:
     lines.append('fields that --config.NAME=VALUE overrides:')
     lines += [f'  {name} = {value!r}' for name, value in validation.flatten(config_lib.Config())]
   return '\n'.join(lines)
-
-
-def _near(name: str, choices: Sequence[str] | Mapping[str, object]) -> str:
-  near = difflib.get_close_matches(name, list(choices), n=1)
-  return f' Did you mean {near[0]!r}?' if near else ''
 
 
 def _require_file(thing: str, path: str) -> None:

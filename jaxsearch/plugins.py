@@ -6,7 +6,7 @@ import difflib
 import importlib
 import importlib.resources
 import types as pytypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxsearch.types import UserError
@@ -50,7 +50,11 @@ def function(module: pytypes.ModuleType, name: str) -> Callable[..., Any]:
   return getattr(module, name)
 
 
+def nearest(name: str, choices: Iterable[str]) -> str:
+  """The end of an error message: what was probably meant instead of `name`; may be empty."""
+  near = difflib.get_close_matches(name, list(choices), n=1)
+  return f' Did you mean {near[0]!r}?' if near else ''
+
+
 def _unknown(where: str, name: str, choices: list[str]) -> str:
-  near = difflib.get_close_matches(name, choices, n=1)
-  hint = f' Did you mean {near[0]!r}?' if near else ''
-  return f'{where} has no {name!r}.{hint} Choices: {", ".join(choices)}.'
+  return f'{where} has no {name!r}.{nearest(name, choices)} Choices: {", ".join(choices)}.'

@@ -59,7 +59,7 @@ def record(trajectory: Trajectory, tokenizer: Any, protocol: Any) -> Record:
       for context in trajectory.contexts
       for s in context.segments
     ],
-    'turns': [_turn(turn) for turn in trajectory.turns],
+    'turns': _turns(trajectory),
   }
 
 
@@ -126,12 +126,22 @@ def summarize(records: Sequence[Record]) -> dict[str, Any]:
   return summary
 
 
-def _turn(turn: Turn) -> Record:
+def _turns(trajectory: Trajectory) -> list[Record]:
+  """`segment` counts over all contexts, as the record's `segments` do."""
+  lines, offset = [], 0
+  for context in trajectory.contexts:
+    lines += [_turn(turn, offset + turn.segment) for turn in context.turns]
+    offset += len(context.segments)
+  return lines
+
+
+def _turn(turn: Turn, segment: int) -> Record:
   return {
     'queries': list(turn.queries),
     'outcome': str(turn.outcome),
     'latency_s': round(turn.latency_s, 4),
     'shown': turn.shown,
+    'segment': segment,
     'documents': [
       [{'id': d.id, 'title': d.title, 'score': float(d.score)} for d in documents]
       for documents in turn.documents

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import copy
 import dataclasses
-import difflib
 import importlib.resources
 import operator
 import os
@@ -84,9 +83,7 @@ def unknown_field(name: str, shown: str) -> list[str]:
   names = [field_name for field_name, _ in _walk(config_lib.Config())]
   if name in names:
     return []
-  near = difflib.get_close_matches(name, names, n=1)
-  hint = f' Did you mean {near[0]!r}?' if near else ''
-  return [f'{shown}: the configuration has no field {name!r}.{hint}']
+  return [f'{shown}: the configuration has no field {name!r}.{plugins.nearest(name, names)}']
 
 
 def unwritable(folder: str) -> str:
@@ -179,8 +176,7 @@ def _choices(c: config_lib.Config) -> list[str]:
   problems = []
   for name, choices in allowed.items():
     if values[name] not in choices:
-      near = difflib.get_close_matches(values[name], choices, n=1)
-      hint = f' Did you mean {near[0]!r}?' if near else ''
+      hint = plugins.nearest(values[name], choices)
       problems.append(f'{name} is {values[name]!r}; allowed: {", ".join(choices)}.{hint}')
   return problems
 
@@ -219,7 +215,7 @@ def _files(c: config_lib.Config, verb: str) -> list[str]:
     elif not os.path.isfile(path):
       problems.append(f'{name} is {path!r}; allowed: an existing JSON lines file.')
   if c.protocol.prompt:
-    problems += _prompt(c.protocol.prompt)
+    problems += _prompt(c.protocol.prompt, c.protocol.form)
   if verb in ('train', 'warmstart'):
     reason = unwritable(c.run_dir) if c.run_dir else 'empty'
     if reason:
@@ -227,11 +223,13 @@ def _files(c: config_lib.Config, verb: str) -> list[str]:
   return problems
 
 
-def _prompt(path: str) -> list[str]:
+def _prompt(path: str, form: str) -> list[str]:
   try:
     with open(path, encoding='utf-8') as file:
-      if '{question}' in file.read():
-        return []
+      holds = '{question}' in file.read()
   except (OSError, UnicodeDecodeError):
-    pass
-  return [f'protocol.prompt is {path!r}; allowed: a text file that holds {{question}}, or empty.']
+    return [f'protocol.prompt is {path!r}; allowed: a text file, or empty.']
+  if holds == (form == 'base'):
+    return []
+  rule = 'with {question} in it' if form == 'base' else 'without {question}'
+  return [f'protocol.prompt is {path!r}; allowed with protocol.form {form!r}: a file {rule}.']

@@ -1,0 +1,121 @@
+"""Pictures of runs, drawn by matplotlib: as SVG text for the page, as PNG for a README."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib
+import matplotlib.figure
+import numpy as np
+from matplotlib import axes
+
+_COLOURS = ('#4269d0', '#efb118', '#3ca951', '#ff725c', '#9c6bde', '#6cc5b0', '#97bbf5', '#9c6b4e')
+_INK = '#565656'
+_STYLE = {
+  'axes.edgecolor': _INK,
+  'axes.labelcolor': _INK,
+  'axes.prop_cycle': matplotlib.cycler(color=_COLOURS),
+  'axes.spines.right': False,
+  'axes.spines.top': False,
+  'axes.titlecolor': _INK,
+  'axes.titlelocation': 'left',
+  'axes.titlesize': 11,
+  'font.family': 'sans-serif',
+  'font.size': 10,
+  'legend.frameon': False,
+  'legend.labelcolor': _INK,
+  'lines.linewidth': 2,
+  'svg.fonttype': 'none',
+  'svg.hashsalt': 'jaxsearch',  # The same run gives the same bytes.
+  'xtick.color': _INK,
+  'ytick.color': _INK,
+}
+
+Series = Mapping[str, tuple[Sequence[int], Sequence[float]]]
+
+
+def svg(draw: Callable[[axes.Axes], None], title: str) -> str:
+  """One picture as an <svg> element that takes the page's text colour."""
+  with matplotlib.rc_context(_STYLE):
+    figure = matplotlib.figure.Figure(figsize=(5.4, 3.1), layout='constrained')
+    axis = figure.subplots()
+    axis.set_title(title)
+    draw(axis)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
+  text = buffer.getvalue()
+  return re.sub(_INK, 'currentColor', text[text.index('<svg') :])
+
+
+def png(draw: Callable[[Sequence[axes.Axes]], None], out: str, *, columns: int) -> None:
+  """A row of `columns` pictures that share their vertical axis, written to `out`."""
+  with matplotlib.rc_context(_STYLE):
+    size = (max(3.0 * columns, 7.0), 3.4)
+    figure = matplotlib.figure.Figure(figsize=size, layout='constrained')
+    draw(np.atleast_1d(figure.subplots(1, columns, sharey=True)).tolist())
+    figure.savefig(out, dpi=160, facecolor='white')
+
+
+def lines(axis: axes.Axes, series: Series, *, label: str = '', share: bool = True) -> None:
+  """A line per series over the steps.
+
+  Args:
+    axis: where to draw.
+    series: name -> (steps, values).
+    label: put before each name in the legend.
+    share: values are shares, so that the axis runs from 0 to 1.
+  """
+  for name, (steps, values) in series.items():
+    marker = 'o' if len(steps) < 30 else None
+    axis.plot(steps, values, marker=marker, markersize=3.5, label=f'{label}{name}'.strip())
+  axis.set_xlabel('step')
+  axis.grid(axis='y', alpha=0.25)
+  if share:
+    axis.set_ylim(0, 1.02)
+  else:
+    axis.set_ylim(bottom=0)
+  if series:
+    axis.legend()
+
+
+def stacked(axis: axes.Axes, series: Series) -> None:
+  """Areas that add up, over the steps; a step without a value of a series counts as 0."""
+  steps = sorted({step for known, _ in series.values() for step in known})
+  rows = []
+  for known, values in series.values():
+    at = dict(zip(known, values, strict=True))
+    rows.append([at.get(step, 0.0) for step in steps])
+  if rows:
+    axis.stackplot(steps, rows, labels=list(series), alpha=0.85)
+    axis.legend(ncols=2, fontsize=8)
+  axis.set_xlabel('step')
+  axis.set_ylabel('seconds')
+
+
+def grouped_bars(axis: axes.Axes, groups: Mapping[str, Mapping[str, float]], ylabel: str) -> None:
+  """Bars side by side: group name (legend) -> {position on the axis: value}."""
+  places = sorted({place for bars in groups.values() for place in bars})
+  width = 0.8 / max(len(groups), 1)
+  for i, (name, bars) in enumerate(groups.items()):
+    left = np.arange(len(places)) + (i - (len(groups) - 1) / 2) * width
+    drawn = axis.bar(left, [bars.get(p, 0.0) for p in places], width * 0.92, label=name)
+    axis.bar_label(drawn, fmt='%.2f', fontsize=8, color=_INK)
+  axis.set_xticks(range(len(places)), places)
+  axis.set_ylabel(ylabel)
+  if groups:
+    axis.legend()
+
+
+def interval_bars(axis: axes.Axes, rows: Sequence[tuple[str, float, float]]) -> None:
+  """A horizontal bar per row (name, value, half width of its interval); grey first one on top."""
+  names, values, halves = zip(*rows, strict=True)
+  colours = ['#b4b9c0'] + [_COLOURS[0]] * (len(rows) - 1)
+  error = {'ecolor': _INK, 'elinewidth': 1, 'capsize': 3}
+  drawn = axis.barh(names, values, 0.66, xerr=halves, color=colours, error_kw=error)
+  axis.bar_label(drawn, fmt='%.2f', padding=6, color=_INK)
+  axis.invert_yaxis()
+  axis.set_xlim(0, 1.15)
+  axis.set_axisbelow(True)
+  axis.grid(axis='x', alpha=0.25)
