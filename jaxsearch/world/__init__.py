@@ -4,6 +4,7 @@ Ordinary formats come out, so that nothing downstream knows that the data is syn
 command line imports this package.
 """
 
+from jaxsearch.world.auditor import audit
 from jaxsearch.world.writer import write
 
-__all__ = ['write']
+__all__ = ['audit', 'write']

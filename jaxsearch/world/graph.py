@@ -14,6 +14,7 @@ from jaxsearch.types import UserError
 from jaxsearch.world import names, schema
 
 _LEAST_DOCUMENTS = 100
+_TRIES = 50  # Then the article does without that fact.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +78,14 @@ def _facts(rng: random.Random, entities: tuple[Entity, ...]) -> dict[str, dict[s
   for entity in entities:
     by_kind.setdefault(entity.kind.name, []).append(entity)
   facts: dict[str, dict[str, str]] = {entity.id: {} for entity in entities}
-  named: dict[str, set[str]] = {entity.id: set() for entity in entities}
   for entity in entities:
+    known = facts[entity.id]
     relations = schema.relations_of(entity.kind.name)
     for relation in rng.sample(relations, entity.kind.facts):
-      other = rng.choice(by_kind[relation.object])
-      while other.id == entity.id or entity.id in named[other.id] or other.id in named[entity.id]:
+      for _ in range(_TRIES):
         other = rng.choice(by_kind[relation.object])
-      facts[entity.id][relation.name] = other.id
-      named[entity.id].add(other.id)
+        linked = entity.id in facts[other.id].values() or other.id in known.values()
+        if other.id != entity.id and not linked:
+          known[relation.name] = other.id
+          break
   return facts

@@ -48,59 +48,73 @@ def write(
   Raises:
     UserError: if the world is too small for so many questions or `out` cannot be written.
   """
-  out = Path(out)
-  words = names.Words(random.Random(f'{seed}/names'), articles.words())
+  for name, share in (('chain_share', chain_share), ('note_share', note_share)):
+    if not 0 <= share <= 1:
+      raise UserError(f'{name} is {share}; it is a share, so give a number from 0 to 1.')
   amounts = {
-    'train': [(hops, train_per_hop) for hops in TRAIN_HOPS],
-    'dev': [(hops, dev_per_hop) for hops in HELD_OUT_HOPS],
-    'test': [(hops, test_per_hop) for hops in HELD_OUT_HOPS],
+    'train': dict.fromkeys(TRAIN_HOPS, train_per_hop),
+    'dev': dict.fromkeys(HELD_OUT_HOPS, dev_per_hop),
+    'test': dict.fromkeys(HELD_OUT_HOPS, test_per_hop),
   }
-  pages: dict[str, list[dict[str, str]]] = {}
-  asked: dict[str, list[Question]] = {}
+  words = names.Words(random.Random(f'{seed}/names'), articles.words())
+  pages, askers, asked = {}, {}, {}
   for split, wanted in amounts.items():
-    world = graph.make(
-      random.Random(f'{seed}/{split}/graph'), words, prefix=split, documents=documents
-    )
-    pages[split] = articles.write(random.Random(f'{seed}/{split}/articles'), world)
-    asker = ask.Asker(random.Random(f'{seed}/{split}/questions'), world, split)
-    asked[split] = [asker.ask(hops).question for hops, count in wanted for _ in range(count)]
-    if split == 'train':
-      shown = demonstrations.write(
-        random.Random(f'{seed}/demonstrations'),
-        asker,
-        demonstration_count,
-        chain_share=chain_share,
-        note_share=note_share,
-      )
+    rng = random.Random(f'{seed}/{split}')
+    world = graph.make(rng, words, prefix=split, documents=documents)
+    pages[split] = articles.write(rng, world)
+    askers[split] = ask.Asker(rng, world, split)
+    asked[split] = [
+      askers[split].ask(hops).question for hops, count in wanted.items() for _ in range(count)
+    ]
+  shown = demonstrations.write(
+    random.Random(f'{seed}/demonstrations'),
+    askers['train'],
+    demonstration_count,
+    chain_share=chain_share,
+    note_share=note_share,
+  )
   facts = {
     'seed': seed,
     'documents': documents,
     'vocabulary': vocabulary,
-    'questions_by_hops': {split: dict(wanted) for split, wanted in amounts.items()},
+    'questions_by_hops': amounts,
     'demonstrations': _shares(shown),
   }
+  _save(Path(out), pages, asked, shown, facts)
+  return facts
+
+
+def _save(
+  out: Path,
+  pages: dict[str, list[dict[str, str]]],
+  asked: dict[str, list[Question]],
+  shown: list[dict[str, Any]],
+  facts: dict[str, Any],
+) -> None:
   try:
-    for split in amounts:
+    texts = _texts(pages['train'], asked['train'], shown)
+    tokenizer.train(texts, facts['vocabulary'], out / 'tokenizer')
+    for split in pages:
       (out / split).mkdir(parents=True, exist_ok=True)
       _write_lines(out / split / 'corpus.jsonl', pages[split])
       questions.write(out / split / 'questions.jsonl', asked[split])
     _write_lines(out / 'train' / 'demonstrations.jsonl', shown)
-    tokenizer.train(_texts(pages['train'], asked['train'], shown), vocabulary, out / 'tokenizer')
     (out / 'world.json').write_text(json.dumps(facts, indent=2) + '\n', encoding='utf-8')
   except OSError as error:
     raise UserError(f'cannot write the world to {out}: {error}. Choose another folder.') from None
-  return facts
 
 
 def _shares(lines: list[dict[str, Any]]) -> dict[str, Any]:
   chains = [line for line in lines if line['kind'] == 'chain']
   two = [line for line in lines if line['hops'] == 2]
+  wrong = [line for line in lines if line['steps'][-1]['answer'] not in line['golden_answers']]
   return {
     'count': len(lines),
     'by_hops': {hops: sum(line['hops'] == hops for line in lines) for hops in TRAIN_HOPS},
     'chains': len(chains),
     'chain_share_of_two_hops': round(len(chains) / max(1, len(two)), 4),
     'chain_share_of_all': round(len(chains) / max(1, len(lines)), 4),
+    'wrong_share_of_all': round(len(wrong) / max(1, len(lines)), 4),
     'longest_chain_hops': max((len(line['steps']) - 1 for line in lines), default=0),
   }
 

@@ -1,0 +1,274 @@
+"""The world claims: search is needed, search suffices, nothing is shared between the splits."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from jaxsearch import questions, world
+from jaxsearch.text import tokenizer
+from jaxsearch.types import UserError
+from jaxsearch.world import ask, schema
+
+SMALL = {
+  'documents': 600,
+  'demonstration_count': 400,
+  'train_per_hop': 60,
+  'dev_per_hop': 20,
+  'test_per_hop': 60,
+}
+SPLITS = ('train', 'dev', 'test')
+
+
+@pytest.fixture(scope='module')
+def out(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('world')
+  world.write(folder, 3, **SMALL)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def pages(out):
+  return {split: {d['id']: d['contents'] for d in _lines(out, split, 'corpus')} for split in SPLITS}
+
+
+def _lines(out, split, name):
+  return [json.loads(line) for line in (out / split / f'{name}.jsonl').open(encoding='utf-8')]
+
+
+def _title(contents):
+  return contents.split('\n')[0]
+
+
+def _bytes(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file()
+  }
+
+
+def test_same_seed_same_bytes_even_in_a_new_process(out, tmp_path):
+  code = f'from jaxsearch import world; world.write({str(tmp_path / "a")!r}, 3, **{SMALL!r})'
+  subprocess.run([sys.executable, '-c', code], check=True, env={'PYTHONHASHSEED': '7'})
+  assert _bytes(tmp_path / 'a') == _bytes(out)
+  world.write(tmp_path / 'b', 4, **SMALL)
+  assert _bytes(tmp_path / 'b')['test/corpus.jsonl'] != _bytes(out)['test/corpus.jsonl']
+
+
+def test_a_full_world_passes_its_audit(tmp_path):
+  world.write(tmp_path, 0)
+  report = world.audit(tmp_path)
+  assert report['passed'], report['checks']
+  assert {hops: row['n'] for hops, row in report['by_hops'].items()} == dict.fromkeys(
+    (1, 2, 3, 4), 300
+  )
+  assert all(len(_lines(tmp_path, split, 'corpus')) >= 2000 for split in SPLITS)
+  assert report['tokens']['test_article']['mean'] < 60
+
+
+def test_audit_notices_pages_that_name_the_start(out, tmp_path):
+  world.write(tmp_path, 3, **SMALL)
+  two = [q for q in questions.read(tmp_path / 'test/questions.jsonl') if q.metadata['hops'] == 2]
+  start = {q.metadata['supporting_documents'][-1]: q.metadata['chain'][0] for q in two}
+  lines = _lines(tmp_path, 'test', 'corpus')
+  for line in lines:
+    if line['id'] in start:
+      line['contents'] += f' {start[line["id"]]["subject"]}' * 3
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  (tmp_path / 'test/corpus.jsonl').write_text(text)
+  report = world.audit(tmp_path)
+  assert not report['passed']
+  assert not report['checks']['raw_question']['passed']
+  assert world.audit(out)['checks']['raw_question']['passed']
+
+
+def test_audit_notices_missing_pages_and_common_answers(tmp_path):
+  world.write(tmp_path, 3, **SMALL)
+  lines = _lines(tmp_path, 'test', 'corpus')
+  text = ''.join(json.dumps(line) + '\n' for line in lines[::2])
+  (tmp_path / 'test/corpus.jsonl').write_text(text)
+  asked = _lines(tmp_path, 'test', 'questions')
+  for line in asked[::2]:
+    line['golden_answers'] = ['Kamo']
+  text = ''.join(json.dumps(line) + '\n' for line in asked)
+  (tmp_path / 'test/questions.jsonl').write_text(text)
+  checks = world.audit(tmp_path)['checks']
+  assert not checks['oracle']['passed']
+  assert not checks['closed_book_em']['passed']
+
+
+def test_splits_share_no_name_word(pages):
+  common = {word.lower() for kind in schema.KINDS for word in kind.last_words}
+  words = {
+    split: {w.lower() for c in pages[split].values() for w in _title(c).split()} - common
+    for split in SPLITS
+  }
+  assert not words['train'] & words['dev']
+  assert not words['train'] & words['test']
+  assert not words['dev'] & words['test']
+  for split in SPLITS:
+    titles = [_title(contents) for contents in pages[split].values()]
+    assert len(set(titles)) == len(titles) == SMALL['documents']
+  surnames = [_title(c).split()[-1] for c in pages['test'].values() if ' ' in _title(c)]
+  assert any(surnames.count(s) > 2 for s in surnames if s.lower() not in common)
+
+
+def test_splits_share_no_carrier(out):
+  """What is left of a question without its names and relation phrases differs between splits."""
+  carriers = {}
+  for split in SPLITS:
+    carriers[split] = set()
+    for question in questions.read(out / split / 'questions.jsonl'):
+      text = question.text
+      for link in question.metadata['chain']:
+        text = text.replace(link['subject'], '@')
+        phrases = next(r.phrases for r in schema.RELATIONS if r.name == link['relation'])
+        for phrase in phrases:
+          text = text.replace(phrase.format('@'), '@')
+      assert text.count('@') == 1, question.text
+      carriers[split].add(text)
+  assert not carriers['train'] & (carriers['dev'] | carriers['test'])
+  assert not carriers['dev'] & carriers['test']
+  assert min(len(c) for c in carriers.values()) >= 3
+
+
+def test_questions_follow_the_pages(out, pages):
+  for split in SPLITS:
+    asked = questions.read(out / split / 'questions.jsonl')
+    hops = {q.metadata['hops'] for q in asked}
+    assert hops == ({1, 2, 3} if split == 'train' else {1, 2, 3, 4})
+    for question in asked:
+      chain = question.metadata['chain']
+      names = [chain[0]['subject'], *(link['object'] for link in chain)]
+      assert len(set(names)) == len(chain) + 1 == question.metadata['hops'] + 1
+      assert question.golden_answers == (names[-1],)
+      assert question.metadata['supporting_documents'] == [link['document'] for link in chain]
+      assert names[0] in question.text
+      assert not any(name in question.text for name in names[1:])
+      for link in chain:
+        page = pages[split][link['document']]
+        assert _title(page) == link['subject']
+        assert link['object'] in page.split('\n')[1]
+
+
+def test_no_page_is_named_back_and_no_question_asked_twice(out, pages):
+  by_title = {_title(contents): contents for contents in pages['test'].values()}
+  for question in questions.read(out / 'test/questions.jsonl'):
+    for link in question.metadata['chain']:
+      assert not re.search(rf'\b{link["subject"]}\b', by_title[link['object']])
+  texts = {q.text for q in questions.read(out / 'test/questions.jsonl')}
+  assert len(texts) == 4 * SMALL['test_per_hop']
+
+
+def test_articles_are_short(pages):
+  lengths = [len(c.split('\n')[1].split()) for c in pages['test'].values()]
+  assert min(lengths) >= 12 and max(lengths) <= 45
+
+
+def test_some_relation_sequences_are_new_in_test(out):
+  def sequences(split):
+    asked = questions.read(out / split / 'questions.jsonl')
+    return {
+      (tuple(link['relation'] for link in q.metadata['chain']), q.metadata['chain_in_training'])
+      for q in asked
+      if q.metadata['hops'] > 1
+    }
+
+  assert all(trained for _, trained in sequences('train'))
+  unseen = {chain for chain, trained in sequences('test') if not trained}
+  assert unseen
+  assert not unseen & {chain for chain, _ in sequences('train')}
+
+
+def test_demonstrations_are_weak(out, pages):
+  lines = _lines(out, 'train', 'demonstrations')
+  asked = {q.text for q in questions.read(out / 'train/questions.jsonl')}
+  by_title = {_title(contents): contents for contents in pages['train'].values()}
+  assert {line['hops'] for line in lines} == {1, 2, 3}
+  assert not asked & {line['question'] for line in lines}
+  for line in lines:
+    searches = [step['search'] for step in line['steps'] if 'search' in step]
+    answer = line['steps'][-1]['answer']
+    right = answer in line['golden_answers']
+    assert len(searches) == (2 if line['kind'] == 'chain' else 1)
+    assert line['kind'] == 'weak' or line['hops'] == 2
+    assert right == (line['hops'] == 1 or line['kind'] == 'chain')
+    assert searches[0] in line['question']
+    for before, after in zip(searches, [*searches[1:], answer]):
+      assert after in by_title[before]
+
+
+def test_rewriting_keeps_what_is_still_wanted(out):
+  chains = [line for line in _lines(out, 'train', 'demonstrations') if line['kind'] == 'chain']
+  for line in chains:
+    first, second, last = line['steps']
+    wanted = re.search(r'Now I need (.*)\.$', second['think'])[1]
+    start, found = first['search'], second['search']
+    assert wanted.endswith(found) or found in wanted
+    inner = re.match(r'(.*) is ' + found, second['think'])[1]
+    nested = wanted.replace(found, inner[0].lower() + inner[1:])
+    assert nested in line['question'] and start in nested
+    assert last['think'] == f'{wanted[0].upper()}{wanted[1:]} is {last["answer"]}.'
+
+
+def test_shares_are_the_ones_asked_for(tmp_path):
+  facts = world.write(tmp_path, 1, **SMALL, chain_share=0.5, note_share=0.0)
+  lines = _lines(tmp_path, 'train', 'demonstrations')
+  two = [line for line in lines if line['hops'] == 2]
+  assert sum(line['kind'] == 'chain' for line in two) == len(two) // 2
+  assert facts['demonstrations']['chain_share_of_two_hops'] == 0.5
+  assert json.loads((tmp_path / 'world.json').read_text())['demonstrations']['count'] == 400
+  weak = [line for line in lines if line['kind'] == 'weak']
+  assert not any('Now I need' in step['think'] for line in weak for step in line['steps'])
+
+
+def test_no_name_is_a_token_and_tags_are_several(out, pages):
+  tokens = tokenizer.load(out / 'tokenizer')
+  assert 512 < tokens.vocab_size <= 1024
+  for split in ('train', 'test'):
+    words = {word for c in pages[split].values() for word in _title(c).split()}
+    common = {word for kind in schema.KINDS for word in kind.last_words}
+    assert all(len(tokens.encode(' ' + word)) > 1 for word in words - common)
+  mean = {
+    split: sum(len(tokens.encode(c)) for c in pages[split].values()) / SMALL['documents']
+    for split in ('train', 'test')
+  }
+  assert abs(mean['train'] - mean['test']) < 0.05 * mean['train']
+  for tag in ('<think>', '<search>', '</search>', '<answer>', '\\boxed{'):
+    assert len(tokens.encode(tag)) > 2
+
+
+def test_nesting_words_inside_out():
+  phrases = ('the company that employs {}', 'the founder of {}')
+  assert ask.nest('Ana Belo', phrases) == 'the founder of the company that employs Ana Belo'
+
+
+@pytest.mark.parametrize(
+  ('change', 'words'),
+  [
+    ({'documents': 20}, 'documents is 20'),
+    ({'train_per_hop': 5000}, 'too few chains of 1 hops'),
+    ({'chain_share': 1.5}, 'chain_share is 1.5'),
+    ({'vocabulary': 100}, 'vocab_size is 100'),
+  ],
+)
+def test_impossible_worlds_are_refused_and_nothing_is_written(tmp_path, change, words):
+  with pytest.raises(UserError, match=words):
+    world.write(tmp_path / 'w', 0, **(SMALL | change))
+  assert not (tmp_path / 'w').exists()
+
+
+def test_unwritable_and_missing_folders_are_named(tmp_path):
+  (tmp_path / 'file').write_text('in the way')
+  with pytest.raises(UserError, match='cannot write the world'):
+    world.write(tmp_path / 'file', 0, **SMALL)
+  with pytest.raises(UserError, match='questions.jsonl'):
+    world.audit(tmp_path / 'nothing')
+
+
+def test_world_imports_no_jax(tmp_path):
+  code = 'import sys; from jaxsearch import world; sys.exit("jax" in sys.modules)'
+  subprocess.run([sys.executable, '-c', code], check=True)
