@@ -12,13 +12,21 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from jaxsearch.types import UserError
 from jaxsearch.world import ask
 
 
 def write(
   rng: random.Random, asker: ask.Asker, count: int, *, chain_share: float, note_share: float
 ) -> list[dict[str, Any]]:
-  """`count` lines {'id', 'question', 'golden_answers', 'kind', 'hops', 'steps'} in random order."""
+  """`count` lines {'id', 'question', 'golden_answers', 'kind', 'hops', 'steps'} in random order.
+
+  Raises:
+    UserError: if a share is not within 0 and 1, or the world is too small for `count`.
+  """
+  for name, share in (('chain_share', chain_share), ('note_share', note_share)):
+    if not 0 <= share <= 1:
+      raise UserError(f'{name} is {share}; it is a share, so give a number from 0 to 1.')
   two, three = round(0.35 * count), round(0.20 * count)
   chains = round(chain_share * two)
   lines = []

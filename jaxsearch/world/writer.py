@@ -46,11 +46,8 @@ def write(
     The counts and shares that it also writes to world.json.
 
   Raises:
-    UserError: if the world is too small for so many questions or `out` cannot be written.
+    UserError: if an amount or share is impossible or `out` cannot be written.
   """
-  for name, share in (('chain_share', chain_share), ('note_share', note_share)):
-    if not 0 <= share <= 1:
-      raise UserError(f'{name} is {share}; it is a share, so give a number from 0 to 1.')
   amounts = {
     'train': dict.fromkeys(TRAIN_HOPS, train_per_hop),
     'dev': dict.fromkeys(HELD_OUT_HOPS, dev_per_hop),
@@ -73,13 +70,8 @@ def write(
     chain_share=chain_share,
     note_share=note_share,
   )
-  facts = {
-    'seed': seed,
-    'documents': documents,
-    'vocabulary': vocabulary,
-    'questions_by_hops': amounts,
-    'demonstrations': _shares(shown),
-  }
+  facts = {'seed': seed, 'documents': documents, 'vocabulary': vocabulary}
+  facts |= {'questions_by_hops': amounts, 'demonstrations': _shares(shown)}
   _save(Path(out), pages, asked, shown, facts)
   return facts
 
