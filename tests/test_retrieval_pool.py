@@ -159,7 +159,7 @@ def test_a_fault_has_its_outcome_and_harms_nobody_else(index, faults, fault, out
   requests, plan = _requests(24), {fault: 0.2}
   struck = {r.trajectory for r in requests if faulty.draw(plan, r.key)}
   assert 2 <= len(struck) <= 8
-  answers, metrics = _run(_settings(faults(**plan), retries=1), requests)
+  answers, metrics = _run(_settings(faults(**plan), retries=0), requests)
   for name, expected in _direct(index, requests).items():
     if name in struck:
       assert answers[name].outcome is outcome and answers[name].message
@@ -167,7 +167,6 @@ def test_a_fault_has_its_outcome_and_harms_nobody_else(index, faults, fault, out
     else:
       assert dataclasses.replace(answers[name], latency_s=0.0) == expected
   assert metrics[f'search/outcome/{outcome}'] == len(struck)
-  assert metrics['search/retries'] >= len(struck)
   assert (metrics['search/worker_restarts'] > 0) is (fault == 'crash')
 
 

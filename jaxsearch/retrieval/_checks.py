@@ -21,7 +21,7 @@ def answers(backend: Backend, requests: Sequence[SearchRequest]) -> list[SearchR
     results = backend.search(requests)
     if len(results) != len(requests):
       raise ValueError(f'{len(results)} results for {len(requests)} requests')
-  except Exception as error:  # noqa: BLE001 - whatever a backend raises is its own failure.
+  except Exception as error:  # Whatever a backend raises is its own failure.
     return [_failure(error)] * len(requests)
   return [_checked(request, result) for request, result in zip(requests, results)]
 
@@ -37,7 +37,7 @@ def _checked(request: SearchRequest, result: SearchResult) -> SearchResult:
     if any(documents) is (outcome is Outcome.EMPTY):
       raise ValueError(f'outcome {outcome} with {sum(map(len, documents))} documents')
     return SearchResult(outcome, documents, message=str(result.message)[:_MESSAGE_CHARACTERS])
-  except Exception as error:  # noqa: BLE001 - an answer of any other shape ends here too.
+  except Exception as error:  # An answer of any other shape ends here too.
     return _failure(error)
 
 

@@ -92,7 +92,7 @@ class Scheduler:
     try:
       while self._turn():
         pass
-    except Exception as error:  # noqa: BLE001 - raised again where the pool is polled.
+    except Exception as error:  # Raised again where the pool is polled.
       self._answers.put(error)
 
   def _turn(self) -> bool:

@@ -34,7 +34,7 @@ def main(descriptor: int) -> None:
   except UserError as error:
     connection.send(str(error))
     return
-  except Exception as error:  # noqa: BLE001 - the parent reports it to the user.
+  except Exception as error:  # The parent reports it to the user.
     connection.send(f'{type(error).__name__} in backend {settings.backend!r}: {error}')
     return
   connection.send(READY)
