@@ -11,7 +11,6 @@ import json
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
@@ -106,7 +105,7 @@ def _train(argv: list[str]) -> None:
 def _eval(argv: list[str]) -> None:
   """Score a policy on every question of a file."""
   values = flags.FlagValues()
-  holder = _define_config(values, argv)
+  rest = _define_config(values, argv)
   policy = flags.DEFINE_string('policy', '', 'Policy folder; empty: policy.path.', values)
   questions = flags.DEFINE_string('questions', '', 'Empty: questions.dev.', values)
   index = flags.DEFINE_string('index', '', 'Empty: eval_retrieval.index.', values)
@@ -114,8 +113,8 @@ def _eval(argv: list[str]) -> None:
   samples = flags.DEFINE_integer(
     'samples', 0, 'Sampled answers per question for pass@k; 0: greedy only.', 0, flag_values=values
   )
-  _parse('eval', values, argv)
-  config = _checked_config(holder)
+  _parse('eval', values, rest)
+  config = values['config'].value
   config.policy.path = policy.value or config.policy.path
   config.questions.dev = questions.value or config.questions.dev
   config.eval_retrieval.index = index.value or config.eval_retrieval.index
@@ -140,12 +139,12 @@ def _eval(argv: list[str]) -> None:
 def _ask(argv: list[str]) -> None:
   """Answer one question and show the searches in colour."""
   values = flags.FlagValues()
-  holder = _define_config(values, argv)
+  rest = _define_config(values, argv)
   policy = flags.DEFINE_string('policy', '', 'Policy folder; empty: policy.path.', values)
   index = flags.DEFINE_string('index', '', 'Empty: eval_retrieval.index.', values)
   question = flags.DEFINE_string('question', None, 'What to answer.', values, required=True)
-  _parse('ask', values, argv)
-  config = _checked_config(holder)
+  _parse('ask', values, rest)
+  config = values['config'].value
   config.policy.path = policy.value or config.policy.path
   config.eval_retrieval.index = index.value or config.eval_retrieval.index
   validation.validate(config, 'ask')
@@ -203,62 +202,53 @@ def _overview() -> str:
 
 def _config_only(verb: str, argv: list[str]) -> config_lib.Config:
   values = flags.FlagValues()
-  holder = _define_config(values, argv)
-  _parse(verb, values, argv)
-  config = _checked_config(holder)
+  rest = _define_config(values, argv)
+  _parse(verb, values, rest)
+  config = values['config'].value
   validation.validate(config, verb, hosts=_hosts())
   return config
 
 
-def _define_config(values: flags.FlagValues, argv: list[str]) -> flags.FlagHolder:
-  """Defines --config; refuses overrides of unknown names, all together."""
-  problems = []
-  for argument in argv:
-    match = re.match(r'--?(?:no)?config\.([\w.]+)', argument)
-    if match:
-      problems += validation.unknown_field(match.group(1), f'--config.{match.group(1)}')
+def _define_config(values: flags.FlagValues, argv: list[str]) -> list[str]:
+  """Reads the file that --config names, defines its overrides, returns the other arguments."""
+  rest, path, words = [], '', iter(argv)
+  for word in words:
+    if word in ('--config', '-config'):
+      path = next(words, '')
+    elif word.startswith(('--config=', '-config=')):
+      path = word.partition('=')[2]
+    else:
+      rest.append(word)
+  if _wants_help(rest):
+    flags.DEFINE_string('config', None, 'Configuration file.', values)
+    return rest
+  overridden = (re.match(r'--?(?:no)?config\.([\w.]+)', word) for word in rest)
+  names = [match.group(1) for match in overridden if match]
+  problems = [line for n in names for line in validation.unknown_field(n, f'--config.{n}')]
   if problems:
     raise UserError('\n'.join(problems))
-  return config_flags.DEFINE_config_file(
-    'config',
-    None,
-    'Configuration file; --config.a.b=VALUE overrides a field.',
-    values,
-    sys_argv=['jaxsearch', *argv],
-  )
-
-
-def _checked_config(holder: flags.FlagHolder) -> config_lib.Config:
-  config = holder.value
-  if config is None:
+  if not path:
     raise UserError('--config is missing; name a file such as configs/quickstart.py.')
-  if not isinstance(config, config_lib.Config):
-    raise UserError(
-      f'get_config() of the configuration file returned a {type(config).__name__}; '
-      'it must return a jaxsearch.config.Config.'
-    )
-  return config
+  made = config_lib.read(path)
+  argv = ['jaxsearch', *rest]
+  config_flags.DEFINE_config_dataclass('config', made, flag_values=values, sys_argv=argv)
+  return rest
 
 
 def _parse(verb: str, values: flags.FlagValues, argv: list[str]) -> None:
-  if any(argument in ('--help', '-h') for argument in argv):
+  if _wants_help(argv):
     print(_describe(verb, values))
     raise SystemExit(0)
-  for argument in argv:
-    if argument.startswith(('--config=', '-config=')):
-      _require_file('--config', argument.partition('=')[2].partition(':')[0])
   try:
     rest = values(['jaxsearch', *argv])
   except flags.Error as error:
     raise UserError(f'{error} `jaxsearch {verb} --help` lists the flags.') from error
-  except UserError:
-    raise
-  except Exception as error:  # Whatever the user's configuration file raised while it was run.
-    line = traceback.extract_tb(error.__traceback__)[-1]
-    where = f'{line.filename}, line {line.lineno}'
-    raise UserError(f'the configuration file failed in {where}: {error!r}.') from error
   if len(rest) > 1:
     raise UserError(f'{rest[1]!r} is not a flag; write --name=value.')
+
+
+def _wants_help(argv: list[str]) -> bool:
+  return any(word in ('--help', '-h') for word in argv)
 
 
 def _describe(verb: str, values: flags.FlagValues) -> str:

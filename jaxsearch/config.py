@@ -6,7 +6,15 @@ Annotations stay real types (no postponed evaluation): the command line parses o
 """
 
 import dataclasses
+import importlib.util
+import os
+import re
+import sys
+import traceback
 from dataclasses import field
+
+from jaxsearch import plugins
+from jaxsearch.types import UserError
 
 
 @dataclasses.dataclass
@@ -158,3 +166,52 @@ class Config:
   learner: Learner = field(default_factory=Learner)
   schedule: Schedule = field(default_factory=Schedule)
   warmstart: Warmstart = field(default_factory=Warmstart)
+
+
+def read(path: str) -> Config:
+  """Runs `get_config()` of a configuration file.
+
+  The working folder can be imported from meanwhile, so that one file may start from another:
+  `from configs import quickstart`.
+
+  Args:
+    path: the file; after a colon, what is passed to `get_config`.
+
+  Raises:
+    UserError: there is no such file, or it fails; names the line.
+  """
+  file, colon, argument = path.partition(':')
+  if not os.path.isfile(file):
+    raise UserError(f'--config is {path!r}, but {file!r} is not a file; give an existing one.')
+  spec = importlib.util.spec_from_file_location('configuration', file)
+  module = importlib.util.module_from_spec(spec)
+  sys.path.insert(0, os.getcwd())
+  try:
+    spec.loader.exec_module(module)
+    made = module.get_config(*([argument] if colon else []))
+  except Exception as error:
+    raise UserError(_failure(file, error)) from error
+  finally:
+    sys.path.remove(os.getcwd())
+  if not isinstance(made, Config):
+    raise UserError(
+      f'get_config() of {file} returned a {type(made).__name__}; it must return a '
+      'jaxsearch.config.Config.'
+    )
+  return made
+
+
+def _failure(file: str, error: Exception) -> str:
+  frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.endswith(file)]
+  line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
+  where = f'{file}, line {line}' if line else file
+  unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+  hint = plugins.nearest(unknown.group(1), _names(Config())) if unknown else ''
+  return f'{where} failed: {type(error).__name__}: {error}.{hint}'
+
+
+def _names(section: object) -> list[str]:
+  names = []
+  for name, value in vars(section).items():
+    names += [name, *(_names(value) if dataclasses.is_dataclass(value) else [])]
+  return names

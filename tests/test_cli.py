@@ -1,0 +1,112 @@
+"""The verbs: a mistake is one paragraph and exit code 2; data verbs never start JAX."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from jaxsearch import cli
+
+ROOT = pathlib.Path(__file__).parents[1]
+VERBS = ('world', 'index', 'warmstart', 'eval', 'train', 'report', 'ask')
+CONFIG = 'from jaxsearch.config import Config\ndef get_config():\n  return Config()\n'
+
+
+@pytest.fixture
+def files(tmp_path):
+  (tmp_path / 'c.py').write_text(CONFIG)
+  (tmp_path / 'empty.jsonl').write_text('')
+  return tmp_path
+
+
+@pytest.mark.parametrize('argv', [[], ['--help'], ['help']])
+def test_the_verbs_are_listed(argv, capsys):
+  assert cli.main(argv) == 0
+  out = capsys.readouterr().out
+  assert all(f'  {verb} ' in out for verb in VERBS)
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_each_verb_explains_its_flags(verb, capsys):
+  with pytest.raises(SystemExit) as ended:
+    cli.main([verb, '--help'])
+  out = capsys.readouterr().out
+  assert ended.value.code == 0 and '--' in out and '(default: ' in out
+  assert ('algo.group_size = 8' in out) == (verb in ('warmstart', 'eval', 'train', 'ask'))
+
+
+@pytest.mark.parametrize(
+  ('argv', 'message'),
+  [
+    ('trian', "Did you mean 'train'?"),
+    ('world', '--out'),
+    ('world --out={}/c.py/w', 'no file can be made in'),
+    ('world --out={}/w --seed=x', 'seed'),
+    ('world --out={}/w --size=huge', 'default|ci'),
+    ('index --corpus={}/none.jsonl --out={}/i', 'none.jsonl'),
+    ('index --corpus={}/empty.jsonl --out={}/i', 'empty'),
+    ('index --corpus={}/empty.jsonl --out={}/i --backend=bm52', "Did you mean 'bm25'?"),
+    ('index --corpus={}/empty.jsonl --out={}/i --backend=none', "no 'build'"),
+    ('train', '--config is missing'),
+    ('train --config={}/none.py', 'none.py'),
+    ('train --config={}/c.py', 'policy.path'),
+    ('train --config={}/c.py --config.run_dir={}/c.py/run', 'Not a directory'),
+    ('warmstart --config={}/c.py --config.run_dir={}/run', 'model.tokenizer'),
+    ('eval --config={}/c.py --policy={}/nowhere', 'nowhere'),
+    ('ask --config={}/c.py', '--question'),
+    ('report', 'either --run=DIR or --compare'),
+    ('report --run={}/none', 'does not exist'),
+    ('report --compare={}', 'NAME=DIR'),
+  ],
+)
+def test_a_mistake_is_one_paragraph_and_code_two(files, capsys, argv, message):
+  before = sorted(files.iterdir())
+  assert cli.main(argv.format(*[files] * 9).split()) == 2
+  output = capsys.readouterr()
+  assert output.out == '' and output.err.startswith('jaxsearch')
+  assert message in output.err and '\n\n' not in output.err and 'Traceback' not in output.err
+  assert sorted(files.iterdir()) == before, 'something was written'
+
+
+def test_data_verbs_work_without_starting_jax(tmp_path):
+  code = f"""
+import sys
+from jaxsearch import cli
+assert cli.main(['world', '--out={tmp_path}/w', '--size=ci', '--seed=1', '--audit']) == 0
+corpus = '--corpus={tmp_path}/w/dev/corpus.jsonl'
+assert cli.main(['index', corpus, '--out={tmp_path}/i']) == 0
+assert cli.main(['report', '--run={tmp_path}/w']) == 0
+assert sys.modules.get('jax') is None
+"""
+  usage = tmp_path / 'usage.jsonl'
+  environment = os.environ | {'JAXSEARCH_USAGE': str(usage)}
+  done = subprocess.run(
+    [sys.executable, '-c', code], env=environment, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+  lines = [json.loads(line) for line in usage.read_text().splitlines()]
+  assert [line['verb'] for line in lines] == ['world', 'index', 'report']
+  assert all(line['seconds'] > 0 and 10 < line['peak_rss_mb'] < 4096 for line in lines)
+
+
+def test_several_processes_fail_together():
+  script = str(ROOT / 'launch' / 'local_processes.sh')
+  environment = os.environ | {'PYTHON': sys.executable, 'PYTHONPATH': str(ROOT)}
+  done = subprocess.run(
+    [script, '2', 'trian'], env=environment, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 2 and "Did you mean 'train'?" in done.stdout
+  done = subprocess.run([script, 'train'], capture_output=True, text=True, check=False)
+  assert done.returncode == 2 and 'usage' in done.stderr
+
+
+def test_pod_dry_run_prints_every_command_and_runs_none():
+  script = str(ROOT / 'launch' / 'tpu_pod.sh')
+  arguments = ['--dry_run', 'pod', 'zone-a', 'train', '--config=c.py', '--config.run_dir=/a b']
+  done = subprocess.run([script, *arguments], capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count('--worker=all') == 4 and done.stdout.count('\n') == 5
+  assert 'JAXSEARCH_COORDINATOR=auto' in done.stdout and '--config.run_dir=/a' in done.stdout

@@ -1,0 +1,141 @@
+"""What cannot work is refused: every problem, together, before anything is written."""
+
+import operator
+
+import pytest
+
+from jaxsearch import validation
+from jaxsearch.config import Config
+from jaxsearch.types import UserError
+
+
+@pytest.fixture
+def working(tmp_path):
+  """A configuration whose files are all there."""
+  for folder in ('policy', 'index'):
+    (tmp_path / folder).mkdir()
+  (tmp_path / 'policy' / 'tokenizer.json').write_text('{}')
+  (tmp_path / 'q.jsonl').write_text('')
+  c = Config(run_dir=str(tmp_path / 'runs' / 'new'))
+  c.policy.path = c.model.tokenizer = str(tmp_path / 'policy')
+  c.questions.train = c.questions.dev = c.warmstart.demonstrations = str(tmp_path / 'q.jsonl')
+  c.retrieval.index = c.eval_retrieval.index = str(tmp_path / 'index')
+  return c
+
+
+def _set(config, name, value):
+  section, _, leaf = name.rpartition('.')
+  setattr(operator.attrgetter(section)(config) if section else config, leaf, value)
+
+
+def _problems(config, verb='train', hosts=1):
+  with pytest.raises(UserError) as caught:
+    validation.validate(config, verb, hosts=hosts)
+  return str(caught.value).splitlines()[1:]
+
+
+@pytest.mark.parametrize('verb', ['warmstart', 'train', 'eval', 'ask'])
+def test_what_works_passes_and_leaves_no_trace(working, tmp_path, verb):
+  validation.validate(working, verb, hosts=2)
+  assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize(
+  ('name', 'value', 'allowed'),
+  [
+    ('mesh.tensor', 0, 'at least 1, or -1'),
+    ('mesh.tensor', -2, 'at least 1, or -1'),
+    ('mesh.fsdp', -1, 'one -1 only, and mesh.data is -1 already'),
+    ('mesh.sample_tensor', 0, 'above 0'),
+    ('mesh.tensor', 4, 'a multiple of mesh.tensor = 4'),  # Two key heads.
+    ('model.kv_heads', 3, 'a divisor of 4 heads'),
+    ('model.head_size', 33, 'even'),
+    ('learner.buckets', (512, 256, 1024), 'positive lengths, ascending'),
+    ('learner.buckets', (), 'positive lengths, ascending'),
+    ('learner.buckets', (256, 512), 'at least rollout.context_tokens = 1024'),
+    ('rollout.policy_tokens', 1024, 'below rollout.context_tokens = 1024'),
+    ('rollout.temperature', 0.0, 'above 0'),
+    ('rollout.max_searches', -1, '0 or more'),
+    ('retrieval.top_k', 0, 'above 0'),
+    ('algo.group_size', 1, 'at least 2'),
+    ('algo.clip_low', 1.0, 'from 0 to below 1'),
+    ('algo.kl_coef', -0.1, '0 or more'),
+    ('optimizer.learning_rate', 0.0, 'above 0'),
+    ('algo.advantage', 'group_zscor', "Did you mean 'group_zscore'?"),
+    ('algo.kl', 'k9', 'clipped_ratio'),
+    ('algo.loss_norm', 'tokens', "Did you mean 'token'?"),
+    ('protocol.name', 'reserch', "Did you mean 'research'?"),
+    ('protocol.form', 'chat', 'base, instruct'),
+    ('retrieval.backend', 'bm52', "Did you mean 'bm25'?"),
+    ('reward.name', '_contract', 'research'),
+    ('policy.dtype', 'float16', 'bfloat16, float32'),
+    ('policy.path', '/nowhere', 'a policy folder, with a tokenizer.json'),
+    ('questions.train', '/nowhere', 'an existing JSON lines file'),
+    ('eval_retrieval.index', '', 'jaxsearch index'),
+    ('protocol.prompt', '/nowhere', 'a text file, or empty'),
+    ('run_dir', '', 'empty'),
+    ('run_dir', '/proc/run', 'no file can be made in /proc'),
+    ('algo.group_size', '8', 'a int'),
+    ('policy.remat', 1, 'a bool'),
+    ('learner.buckets', (256, 'x'), 'a tuple'),
+  ],
+)
+def test_each_problem_is_told(working, name, value, allowed):
+  _set(working, name, value)
+  lines = _problems(working)
+  if not isinstance(value, str) or '/' not in value:
+    assert any(name in line and repr(value) in line and allowed in line for line in lines), lines
+  else:
+    assert len(lines) == 1 and name in lines[0] and value in lines[0] and allowed in lines[0]
+
+
+def test_all_problems_are_told_together(working):
+  working.rollout.slots = 0
+  working.algo.group_size = '8'
+  working.algo.grup_size = 4
+  working.questions.dev = '/nowhere'
+  working.reward.name = 'bleu'
+  lines = _problems(working)
+  assert len(lines) == 5
+  assert "'algo.grup_size'" in lines[0] and "Did you mean 'algo.group_size'?" in lines[0]
+
+
+def test_questions_split_evenly_over_hosts(working):
+  validation.validate(working, 'train', hosts=8)
+  assert 'a multiple of the 3 hosts' in _problems(working, hosts=3)[0]
+
+
+def test_a_verb_needs_only_its_own_files(working):
+  working.questions.train = working.retrieval.index = working.run_dir = ''
+  validation.validate(working, 'eval')
+  assert len(_problems(working)) == 3
+
+
+def test_a_backend_without_index_needs_none(working):
+  working.retrieval.index, working.retrieval.backend = '', 'none'
+  validation.validate(working, 'train')
+
+
+def test_reference_is_needed_only_with_a_kl_term(working):
+  working.policy.reference = '/nowhere'
+  validation.validate(working, 'train')
+  working.algo.kl_coef = 0.001
+  assert 'policy.reference' in _problems(working)[0]
+
+
+def test_prompt_file_fits_the_form(working, tmp_path):
+  prompt = tmp_path / 'prompt.txt'
+  working.protocol.prompt = str(prompt)
+  prompt.write_text('Answer {question}')
+  validation.validate(working, 'train')
+  working.protocol.form = 'instruct'
+  assert 'without {question}' in _problems(working)[0]
+  prompt.write_text('Answer.')
+  validation.validate(working, 'train')
+
+
+def test_a_file_is_not_a_folder_to_write_to(tmp_path):
+  (tmp_path / 'file').write_text('')
+  assert 'Not a directory' in validation.unwritable(str(tmp_path / 'file' / 'run'))
+  assert validation.unwritable(str(tmp_path / 'a' / 'b')) == ''
+  assert list(tmp_path.iterdir()) == [tmp_path / 'file']
