@@ -120,6 +120,21 @@ class Learner:
     """This host's rows as numpy arrays -> the global micro-batch on the mesh."""
     return sharding.place_rows(batch, self.mesh)
 
+  def compile(self, batches: Sequence[Batch]) -> None:
+    """Compiles everything that `update` and `logprobs` need for batches of these shapes."""
+    state = self.abstract_state()
+    scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=self._everywhere)
+    sums, denominators = jax.tree.map(lambda _: scalar, self._zero_sums())
+    self._zeros.lower(state.params).compile()
+    self._apply.lower(state=state, grads=state.params).compile()
+    for batch in batches:
+      if self._config.algo.kl_coef:
+        self._logprobs.lower(state.params, batch).compile()
+        batch = batch.replace(reference_logprobs=batch.sampler_logprobs)
+      self._count.lower(denominators, batch).compile()
+      gradients = {'grads': state.params, 'sums': sums}
+      self._accumulate.lower(state.params, batch, denominators, **gradients).compile()
+
   def logprobs(self, params: Params, batch: Batch) -> jax.Array:
     """log p of every token under `params`, [B,T] float32, 0 at entry 0: the frozen reference."""
     return self._logprobs(params, batch)

@@ -1,0 +1,205 @@
+"""What outlives a process: checkpoints of a run, and policy folders.
+
+A checkpoint or a policy folder is either there as a whole or not there: everything is written under
+a temporary name next to its place and renamed when complete. What a killed process left behind is
+swept away by the next one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, SingleDeviceSharding
+from orbax.checkpoint import checkpoint_managers as keep
+
+from jaxsearch import config as config_lib
+from jaxsearch import plugins, sharding
+from jaxsearch.text import tokenizer as tokenizer_lib
+from jaxsearch.text.tokenizer import Tokenizer
+from jaxsearch.types import UserError
+
+Params = Any
+
+
+class RunCheckpoints:
+  """The checkpoints of one run: `<folder>/<step>/{params,rest,meta,metrics}`.
+
+  Kept are the newest `checkpoints_kept` and the one with the highest dev score (the newer of
+  equals). Every host calls every method, on a folder that all hosts see.
+  """
+
+  def __init__(self, folder: str | pathlib.Path, schedule: config_lib.Schedule):
+    """Opens or makes `folder`, and removes what was never committed."""
+    newest = keep.LatestN(schedule.checkpoints_kept)
+    best = keep.BestN(get_metric_fn=_dev, n=1, keep_checkpoints_without_metrics=False)
+    self._orbax = ocp.CheckpointManager(
+      pathlib.Path(folder).absolute(),
+      item_names=('params', 'rest', 'meta'),
+      options=ocp.CheckpointManagerOptions(
+        best_fn=_dev,  # Without it the scores are not written down.
+        preservation_policy=keep.AnyPreservationPolicy([newest, best]),
+        cleanup_tmp_directories=True,
+      ),
+    )
+
+  def save(self, step: int, state: Any, meta: dict[str, Any], dev_score: float | None) -> None:
+    """Copies `state` off the devices and returns; it is committed in the background.
+
+    Args:
+      step: updates done; must be new.
+      state: has params, opt_state and step, like `learner.TrainState`.
+      meta: JSON that comes back with the state.
+      dev_score: larger is better; None where nothing was measured.
+    """
+    items = ocp.args.Composite(
+      params=ocp.args.StandardSave(state.params),
+      rest=ocp.args.StandardSave(_rest(state)),
+      meta=ocp.args.JsonSave(meta),
+    )
+    metrics = None if dev_score is None else {'dev': dev_score}
+    self._orbax.save(step, args=items, metrics=metrics, force=True)
+
+  def restore_latest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
+    """(state, meta) of the newest committed checkpoint; None if there is none.
+
+    Args:
+      abstract_state: shapes, dtypes and shardings to restore into.
+    """
+    if self.latest is None:
+      return None
+    items = ocp.args.Composite(
+      params=ocp.args.StandardRestore(abstract_state.params),
+      rest=ocp.args.StandardRestore(_rest(abstract_state)),
+      meta=ocp.args.JsonRestore(),
+    )
+    found = self._orbax.restore(self.latest, args=items)
+    return abstract_state.replace(params=found.params, **found.rest), found.meta
+
+  def restore_params(self, step: int, abstract_params: Params) -> Params:
+    """Parameters alone of one committed step, for evaluating or exporting them."""
+    items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params))
+    return self._orbax.restore(step, args=items).params
+
+  @property
+  def latest(self) -> int | None:
+    """Newest committed step."""
+    return self._orbax.latest_step()
+
+  @property
+  def best(self) -> int | None:
+    """Committed step with the highest dev score, the newer of equals; None if none was scored."""
+    scores = {step: self._orbax.metrics(step) for step in self._orbax.all_steps()}
+    scored = [(_dev(metrics), step) for step, metrics in scores.items() if metrics]
+    return max(scored)[1] if scored else None
+
+  def wait(self) -> None:
+    """Returns when everything saved is committed; raises what the background met."""
+    self._orbax.wait_until_finished()
+    self._orbax.check_for_errors()
+
+  def close(self) -> None:
+    """Waits, and ends the background threads."""
+    self.wait()
+    self._orbax.close()
+
+
+def save_policy(
+  folder: str | pathlib.Path, size: Any, params: Params, tokenizer: Tokenizer
+) -> None:
+  """Writes a policy folder: size.json, params/ and the tokenizer's Hugging Face files.
+
+  Args:
+    folder: replaced if it is there. Its parent must exist.
+    size: the family's `Size`; its module's name is the family.
+    params: on any sharding; every host calls.
+  """
+  folder = pathlib.Path(folder).absolute()
+  partial, old = (folder.with_name(f'{folder.name}.{end}') for end in ('partial', 'old'))
+  if jax.process_index() == 0:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    family = type(size).__module__.rpartition('.')[2]
+    text = json.dumps({'family': family, **dataclasses.asdict(size)}, indent=2)
+    (partial / 'size.json').write_text(text + '\n')
+    tokenizer_lib.save(tokenizer, partial)
+  _meet('policy folder begun')
+  with ocp.StandardCheckpointer() as writer:
+    writer.save(partial / 'params', params)
+  _meet('policy folder written')
+  if jax.process_index() == 0:
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+      folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+  _meet('policy folder in place')
+
+
+def load_policy(folder: str | pathlib.Path, mesh: Mesh | None) -> tuple[Any, Params, Tokenizer]:
+  """(size, params, tokenizer) of a policy folder.
+
+  Args:
+    folder: written by `save_policy`.
+    mesh: parameters are split over it by the family's table; None: onto this host's first device.
+
+  Raises:
+    UserError: if the folder or a part of it is missing or broken, or does not fit the mesh.
+  """
+  folder = pathlib.Path(folder).absolute()
+  model, size = _read_size(folder)
+  abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), size))
+  if mesh is None:
+    places = jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), abstract)
+  else:
+    places = sharding.shardings(abstract, model.AXES, mesh)
+  abstract = jax.tree.map(
+    lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, places
+  )
+  if not (folder / 'params').is_dir():
+    raise UserError(f'{folder} has no params/: it is no complete policy folder. Make it again.')
+  try:
+    with ocp.StandardCheckpointer() as reader:
+      params = reader.restore(folder / 'params', abstract)
+  except (ValueError, KeyError, OSError) as error:
+    raise UserError(
+      f'{folder}/params cannot be read as the parameters of {size}: {error} Make the folder again.'
+    ) from error
+  return size, params, tokenizer_lib.load(folder)
+
+
+def _read_size(folder: pathlib.Path) -> tuple[Any, Any]:
+  path = folder / 'size.json'
+  try:
+    fields = json.loads(path.read_text())
+    model = plugins.load('models', fields.pop('family'))
+    return model, model.Size(**fields)
+  except OSError as error:
+    raise UserError(
+      f'{folder} is no policy folder: {path.name} cannot be read ({error.strerror}). '
+      'Policy folders are made by `jaxsearch warmstart`.'
+    ) from error
+  except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    raise UserError(
+      f'{path} does not describe a policy: {error!r}. It must hold `family`, a file of models/, '
+      'and the fields of its Size. Make the folder again.'
+    ) from error
+
+
+def _rest(state: Any) -> dict[str, Any]:
+  return {'step': state.step, 'opt_state': state.opt_state}
+
+
+def _dev(metrics: dict[str, float]) -> float:
+  return metrics['dev']
+
+
+def _meet(name: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
