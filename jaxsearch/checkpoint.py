@@ -80,7 +80,7 @@ class RunCheckpoints:
       meta=ocp.args.JsonRestore(),
     )
     found = self._orbax.restore(self.latest, args=items)
-    return abstract_state.replace(params=found.params, **found.rest), found.meta
+    return dataclasses.replace(abstract_state, params=found.params, **found.rest), found.meta
 
   def restore_params(self, step: int, abstract_params: Params) -> Params:
     """Parameters alone of one committed step, for evaluating or exporting them."""

@@ -1,23 +1,16 @@
 """The learner: `update` turns a state and the micro-batches of one step into the next state.
 
-The loss of an update is
-
-  (1 / denominator) sum over rows and kept tokens of
-      coefficient * (policy_loss + kl_coef * KL - entropy_coef * entropy)
-
-with the coefficient and the denominator of `algo.loss_norm`. Denominators, like those of every
-metric, are summed over all micro-batches and hosts before the first gradient: cutting the batch
-differently changes nothing but the rounding. Kept tokens are those of `loss_mask` inside the row's
-length, entry 0 excepted, of rows with weight above 0. All others are taken out with `where` before
-any arithmetic and again at the sum, so whatever stands there, NaN included, never arrives.
+The loss is `algo/objective.py`. Its denominators, like those of every metric, are summed over all
+micro-batches and hosts before the first gradient: cutting the batch differently changes nothing but
+the rounding.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,41 +19,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxsearch import config as config_lib
 from jaxsearch import plugins, sharding
 from jaxsearch.algo import logprobs as logprobs_lib
-from jaxsearch.algo import losses, norms, optimizer
+from jaxsearch.algo import objective, optimizer
+from jaxsearch.algo.objective import Batch, Sums
 
 Params = Any
-Sums = dict[str, jax.Array]
 
 
-@flax.struct.dataclass
-class Batch:
-  """Rows of one micro-batch. Entry t of a [B,T] array speaks of token t; entry 0 is never trained.
-
-  Attributes:
-    tokens: int32 [B,T], right-padded with anything.
-    lengths: int32 [B]; 0 for a row that fills up the shape.
-    loss_mask: bool [B,T], what is trained.
-    sampler_logprobs: float32 [B,T], read where `sampled_mask`.
-    advantages: float32 [B,T], read where `loss_mask`.
-    weights: float32 [B]; 0 takes the row out of losses, denominators and metrics.
-    old_logprobs: float32 [B,T], denominator of the ratio; None: the sampler's.
-    reference_logprobs: float32 [B,T], needed when kl_coef > 0.
-    sampled_mask: bool [B,T], what the policy sampled; None: all of `loss_mask`. A trained token
-      that nobody sampled has ratio 1 and no part in the sampler-learner gap.
-  """
-
-  tokens: jax.Array
-  lengths: jax.Array
-  loss_mask: jax.Array
-  sampler_logprobs: jax.Array
-  advantages: jax.Array
-  weights: jax.Array
-  old_logprobs: jax.Array | None = None
-  reference_logprobs: jax.Array | None = None
-  sampled_mask: jax.Array | None = None
-
-
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
   """step: int32 [], updates done. params, opt_state: split over the mesh by one table."""
 
@@ -82,16 +48,14 @@ class Learner:
     self._config = config
     self._size = size
     self._model = plugins.load('models', type(size).__module__.rpartition('.')[2])
-    self._policy_loss = plugins.function(losses, config.algo.policy_loss)
-    self._kl = plugins.function(losses, config.algo.kl)
-    self._norm = plugins.function(norms, config.algo.loss_norm)
+    self._objective = objective.Objective(config.algo, config.rollout.policy_tokens)
     self._schedule = optimizer.schedule(config.optimizer)
     self._optimizer = optimizer.make(config.optimizer)
     self._everywhere = NamedSharding(mesh, PartitionSpec())
     places = self._places()
     self._init_state = jax.jit(self._fresh, out_shardings=places)
     self._zeros = jax.jit(
-      lambda params: (jax.tree.map(jnp.zeros_like, params), *self._zero_sums()),
+      lambda params: (jax.tree.map(jnp.zeros_like, params), *self._objective.zeros()),
       out_shardings=(places.params, self._everywhere, self._everywhere),
     )
     self._count = jax.jit(self._add_counts, out_shardings=self._everywhere)
@@ -124,13 +88,13 @@ class Learner:
     """Compiles everything that `update` and `logprobs` need for batches of these shapes."""
     state = self.abstract_state()
     scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=self._everywhere)
-    sums, denominators = jax.tree.map(lambda _: scalar, self._zero_sums())
+    sums, denominators = jax.tree.map(lambda _: scalar, self._objective.zeros())
     self._zeros.lower(state.params).compile()
     self._apply.lower(state=state, grads=state.params).compile()
     for batch in batches:
       if self._config.algo.kl_coef:
         self._logprobs.lower(state.params, batch).compile()
-        batch = batch.replace(reference_logprobs=batch.sampler_logprobs)
+        batch = dataclasses.replace(batch, reference_logprobs=batch.sampler_logprobs)
       self._count.lower(denominators, batch).compile()
       gradients = {'grads': state.params, 'sums': sums}
       self._accumulate.lower(state.params, batch, denominators, **gradients).compile()
@@ -140,7 +104,7 @@ class Learner:
     return self._logprobs(params, batch)
 
   def update(
-    self, state: TrainState, microbatches: Sequence[Batch]
+    self, state: TrainState, microbatches: Sequence[Batch], counted: Sequence[Batch] = ()
   ) -> tuple[TrainState, dict[str, float]]:
     """One optimiser step on all of `microbatches`; consumes `state` and returns the next.
 
@@ -148,6 +112,8 @@ class Learner:
       state: donated: its arrays are gone afterwards.
       microbatches: global arrays (`place`), the same number and shapes on every host; forward and
         backward run once over each.
+      counted: further ones whose gradient is known to be zero: they enter the denominator of the
+        loss and nothing else.
 
     Returns:
       The next state, and metrics of this update, before it took effect.
@@ -155,6 +121,10 @@ class Learner:
     grads, sums, denominators = self._zeros(state.params)
     for batch in microbatches:
       denominators = self._count(denominators, batch)
+    whole = denominators
+    for batch in counted:
+      whole = self._count(whole, batch)
+    denominators = denominators | {'loss': whole['loss']}
     for batch in microbatches:
       grads, sums = self._accumulate(state.params, batch, denominators, grads=grads, sums=sums)
     state, metrics = self._apply(state=state, grads=grads)
@@ -188,7 +158,12 @@ class Learner:
     # through attention, where a weight of 0 does not stop it.
     tokens_BT = jnp.where(jnp.arange(T) < batch.lengths[:, None], batch.tokens, 0)
     x_BTD = model.hidden(
-      params, self._size, tokens_BT, dtype=jnp.dtype(policy.dtype), remat=policy.remat
+      params,
+      self._size,
+      tokens_BT,
+      dtype=jnp.dtype(policy.dtype),
+      remat=policy.remat,
+      scan=policy.scan,
     )
     return logprobs_lib.token_logprobs(
       x_BTD,
@@ -200,87 +175,19 @@ class Learner:
     )
 
   def _add_counts(self, denominators: Sums, batch: Batch) -> Sums:
-    kept_BT, sampled_BT = _kept(batch)
-    _, share = self._norm(kept_BT, batch.weights, self._config.rollout.policy_tokens)
-    weights_B1 = batch.weights[:, None]
-    counts = {'loss': share, 'tokens': jnp.sum(kept_BT * weights_B1)}
-    counts['sampled'] = jnp.sum(sampled_BT * weights_B1)
-    return jax.tree.map(jnp.add, denominators, counts)
+    return jax.tree.map(jnp.add, denominators, self._objective.denominators(batch))
 
   def _add_gradients(
     self, params: Params, batch: Batch, denominators: Sums, *, grads: Params, sums: Sums
   ) -> tuple[Params, Sums]:
-    new_grads, new_sums = jax.grad(self._loss, has_aux=True)(params, batch, denominators)
-    grads = jax.tree.map(jnp.add, grads, new_grads)
-    largest = {name: jnp.maximum(sums[name], new_sums[name]) for name in sums if 'max' in name}
-    return grads, {name: sums[name] + new_sums[name] for name in sums} | largest
+    more, more_sums = jax.grad(self._loss, has_aux=True)(params, batch, denominators)
+    return jax.tree.map(jnp.add, grads, more), self._objective.add(sums, more_sums)
 
   def _loss(self, params: Params, batch: Batch, denominators: Sums) -> tuple[jax.Array, Sums]:
-    algo = self._config.algo
-    new_BT, entropies_BT = self._token_logprobs(params, batch)
-    kept_BT, sampled_BT = _kept(batch)
-    new_BT = jnp.where(kept_BT, new_BT, 0.0)
-    old_BT = _old_logprobs(batch, jax.lax.stop_gradient(new_BT), kept_BT, sampled_BT)
-    advantages_BT = jnp.where(kept_BT, batch.advantages, 0.0)
-    coefficients_BT, _ = self._norm(kept_BT, batch.weights, self._config.rollout.policy_tokens)
-
-    def mean(values_BT: jax.Array, weights_BT: jax.Array, denominator: jax.Array) -> jax.Array:
-      total = jnp.sum(jnp.where(weights_BT > 0, values_BT * weights_BT, 0.0))
-      return total / jnp.where(denominator > 0, denominator, 1.0)
-
-    loss_mean = lambda values_BT: mean(values_BT, coefficients_BT, denominators['loss'])
-    bounds = {'clip_low': algo.clip_low, 'clip_high': algo.clip_high}
-    losses_BT, clipped_BT = self._policy_loss(new_BT, old_BT, advantages_BT, **bounds)
-    sums = {'actor/pg_loss': loss_mean(losses_BT), 'actor/entropy': loss_mean(entropies_BT)}
-    loss = sums['actor/pg_loss']
-    if algo.entropy_coef:
-      loss -= algo.entropy_coef * sums['actor/entropy']
-    if algo.kl_coef:
-      reference_BT = jnp.where(kept_BT, batch.reference_logprobs, 0.0)
-      sums['actor/kl_loss'] = loss_mean(self._kl(new_BT, reference_BT))
-      loss += algo.kl_coef * sums['actor/kl_loss']
-
-    token_mean = lambda values_BT: mean(
-      values_BT, kept_BT * batch.weights[:, None], denominators['tokens']
-    )
-    sums['actor/pg_clipfrac'] = token_mean(clipped_BT)
-    sums['actor/ppo_kl'] = token_mean(old_BT - new_BT)
-    sums['actor/ratio_mean'] = token_mean(jnp.exp(new_BT - old_BT))
-    gap_BT = jnp.where(sampled_BT, jnp.abs(new_BT - batch.sampler_logprobs), 0.0)
-    sampled_weights_BT = sampled_BT * batch.weights[:, None]
-    gap = 'rollout_corr/logprob_abs_diff'
-    sums[f'{gap}_mean'] = mean(gap_BT, sampled_weights_BT, denominators['sampled'])
-    sums[f'{gap}_max'] = jnp.max(gap_BT)
-    return loss, sums
-
-  def _zero_sums(self) -> tuple[Sums, Sums]:
-    zero = jnp.zeros((), jnp.float32)
-    names = ['pg_loss', 'entropy', 'pg_clipfrac', 'ppo_kl', 'ratio_mean']
-    names += ['kl_loss'] if self._config.algo.kl_coef else []
-    names = [f'actor/{name}' for name in names]
-    names += [f'rollout_corr/logprob_abs_diff_{kind}' for kind in ('mean', 'max')]
-    return dict.fromkeys(names, zero), dict.fromkeys(('loss', 'tokens', 'sampled'), zero)
+    return self._objective.loss(*self._token_logprobs(params, batch), batch, denominators)
 
   def _step(self, *, state: TrainState, grads: Params) -> tuple[TrainState, Sums]:
     updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {'actor/grad_norm': optax.tree.norm(grads), 'actor/lr': self._schedule(state.step)}
     return TrainState(state.step + 1, params, opt_state), metrics
-
-
-def _kept(batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """(trained, trained and sampled), bool [B,T]."""
-  times_T = jnp.arange(batch.tokens.shape[1])
-  inside_BT = (times_T > 0) & (times_T < batch.lengths[:, None]) & (batch.weights > 0)[:, None]
-  kept_BT = batch.loss_mask & inside_BT
-  sampled_BT = kept_BT if batch.sampled_mask is None else kept_BT & batch.sampled_mask
-  return kept_BT, sampled_BT
-
-
-def _old_logprobs(
-  batch: Batch, new_BT: jax.Array, kept_BT: jax.Array, sampled_BT: jax.Array
-) -> jax.Array:
-  """The ratio's denominator; `new_BT`, which makes the ratio 1, where there is none."""
-  if batch.old_logprobs is not None:
-    return jnp.where(kept_BT, batch.old_logprobs, new_BT)
-  return jnp.where(sampled_BT, batch.sampler_logprobs, new_BT)

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, kept by policy, equal to the bit; policy folders likewise."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import time
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +25,8 @@ SIZE = decoder.Size(vocab=300, layers=2, embed=8, heads=2, kv_heads=1, head_size
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class State:
   step: jax.Array
   params: dict
