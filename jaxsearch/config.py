@@ -22,6 +22,7 @@ class Policy:
   path: str = ''  # Policy folder to start from (made by `warmstart`): weights and tokenizer.
   reference: str = ''  # Policy folder of the frozen KL reference; empty: the starting policy.
   dtype: str = 'float32'  # Compute dtype of sampler and learner alike; weights stay float32.
+  scan: bool = True  # One compiled layer in training; False: unrolled, twice as fast on CPU.
   remat: bool = True  # Recompute activations in the backward pass; saves memory, costs a third.
 
 
@@ -123,11 +124,14 @@ class Schedule:
 
 @dataclasses.dataclass
 class Warmstart:
-  demonstrations: str = ''  # JSON lines: id, question, steps (think, search or answer).
+  """Supervised training on demonstrations, before reinforcement learning."""
+
+  demonstrations: str = ''  # JSON lines: id, question, golden_answers, steps.
+  policy: str = ''  # Policy folder to go on from; empty: a new policy of the size in `model`.
   steps: int = 1000
-  batch_rows: int = 32  # Demonstrations per update.
+  tokens_per_step: int = 8192  # Padded tokens of an update: rows = tokens // bucket.
   observation_weight: float = 0.0  # Loss weight of observation ids; above 0 teaches copying faster.
-  max_seconds: float = 0.0  # Stop at this wall time; 0: no limit. Ends the cosine early.
+  optimizer: Optimizer = field(default_factory=Optimizer)
 
 
 @dataclasses.dataclass

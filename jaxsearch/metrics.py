@@ -77,6 +77,24 @@ def read(run_dir: str | os.PathLike[str]) -> list[dict[str, float]]:
   return lines
 
 
+class Clock:
+  """Seconds per verb of one step; `with clock('gen'): …` adds to `timing_s/gen`."""
+
+  def __init__(self) -> None:
+    self._start = time.monotonic()
+    self._seconds: dict[str, float] = collections.defaultdict(float)
+
+  @contextlib.contextmanager
+  def __call__(self, verb: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    self._seconds[f'timing_s/{verb}'] += time.monotonic() - start
+
+  def seconds(self) -> dict[str, float]:
+    """Of each verb, and of the whole step so far."""
+    return {**self._seconds, 'timing_s/step': time.monotonic() - self._start}
+
+
 def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
   """Figures of the scored trajectories of one step.
 

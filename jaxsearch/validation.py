@@ -32,7 +32,6 @@ _ZERO_OR_MORE = (
   'schedule.eval_questions',
   'schedule.infra_limit',
   'seed',
-  'warmstart.max_seconds',
   'warmstart.observation_weight',
 )
 _BELOW_ONE = ('algo.clip_low', 'optimizer.b1', 'optimizer.b2')

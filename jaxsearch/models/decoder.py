@@ -142,9 +142,19 @@ def init(key: jax.Array, size: Size) -> Params:
 
 
 def hidden(
-  params: Params, size: Size, tokens_BT: jax.Array, *, dtype: Any, remat: bool
+  params: Params, size: Size, tokens_BT: jax.Array, *, dtype: Any, remat: bool, scan: bool
 ) -> jax.Array:
-  """Final hidden states [B,T,D] of right-padded rows; layers are scanned."""
+  """Final hidden states [B,T,D] of right-padded rows.
+
+  Args:
+    params: stacked, as `init` makes them.
+    size: of the policy.
+    tokens_BT: int32.
+    dtype: of activations and products.
+    remat: compute each layer's activations again in the backward pass.
+    scan: one compiled layer, applied L times; otherwise L copies, slower to compile and on CPU
+      twice as fast to run.
+  """
   B, T = tokens_BT.shape
   positions_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
 
@@ -153,7 +163,8 @@ def hidden(
     return block.apply({'params': layer_params}, x_BTD, positions_BT, attention.causal), None
 
   layer = jax.checkpoint(layer, prevent_cse=False) if remat else layer
-  x_BTD, _ = jax.lax.scan(layer, _embed(params, tokens_BT, dtype), params['layers'])
+  x_BTD = _embed(params, tokens_BT, dtype)
+  x_BTD, _ = jax.lax.scan(layer, x_BTD, params['layers'], unroll=1 if scan else size.layers)
   return _rms_norm(x_BTD, params['norm'], size.norm_eps)
 
 

@@ -10,7 +10,9 @@ issued from here, by one thread.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -44,36 +46,39 @@ class Sampler:
   def __init__(
     self,
     engine: Engine,
-    pool: Pool,
     *,
     protocol: _contract.Protocol,
     tokenizer: Tokenizer,
     stops: StopTable,
     rollout: config_lib.Rollout,
-    top_k: int,
     seed: int,
   ):
-    self._engine, self._pool = engine, pool
+    self._engine = engine
     self._protocol, self._tokenizer, self._stops = protocol, tokenizer, stops
-    self._rollout, self._top_k, self._seed = rollout, top_k, seed
+    self._rollout, self._seed = rollout, seed
     self._rows: dict[int, Row] = {}
     self._waiting: collections.deque[tuple[Task, int]] = collections.deque()
     self._done: dict[str, Trajectory] = {}
     self._extender = Extender(engine)
-    self._temperature = rollout.temperature
+    self._seconds: collections.Counter[str] = collections.Counter()
+    self._rows_decoded = self._rows_offered = 0
 
-  def rollout(self, tasks: Sequence[Task], *, temperature: float) -> list[Trajectory]:
+  def rollout(
+    self, tasks: Sequence[Task], *, pool: Pool, top_k: int, temperature: float
+  ) -> list[Trajectory]:
     """Rolls out every task with the engine's present weights.
 
     Args:
       tasks: distinct (step, position, sample); samples of one question next to each other share
         its prompt's cache.
+      pool: where searches go.
+      top_k: documents per query.
       temperature: 0 for greedy.
 
     Returns:
       one trajectory a task, in the order of the tasks.
     """
-    self._temperature = temperature
+    self._pool, self._top_k, self._temperature = pool, top_k, temperature
     self._waiting.extend((task, 0) for task in tasks)
     while self._waiting or self._rows:
       self.step()
@@ -81,18 +86,40 @@ class Sampler:
     done, self._done = self._done, {}
     return [done[task.name] for task in tasks]
 
+  def measure(self) -> dict[str, float]:
+    """Seconds per part of the work and slot occupancy since the last call, which forgets them."""
+    measured = {f'timing_s/gen/{part}': s for part, s in self._seconds.items()}
+    measured['perf/occupancy'] = self._rows_decoded / max(self._rows_offered, 1)
+    self._seconds.clear()
+    self._rows_decoded = self._rows_offered = 0
+    return measured
+
   def step(self) -> None:
     """Decode, stops, admission, answers, extension; each part for all rows that need it."""
     running = [row for row in self._rows.values() if row.state is State.RUNNING]
     ready = [row for row in running if self._extender.is_ready(row)]
     if ready:
-      decoded = self._engine.decode()
-      self._collect(ready, Decoded(*(np.asarray(array) for array in decoded)))
-    self._admit()
-    self._receive(0.0 if any(r.state is State.RUNNING for r in self._rows.values()) else _WAIT_S)
-    self._extender.flush(running=len(ready))
+      with self._timed('decode'):
+        decoded = Decoded(*(np.asarray(array) for array in self._engine.decode()))
+      with self._timed('host'):
+        self._collect(ready, decoded)
+    with self._timed('host'):
+      self._admit()
+    idle = all(row.state is State.SEARCHING for row in self._rows.values())
+    with self._timed('wait' if idle else 'host'):
+      self._receive(_WAIT_S if idle else 0.0)
+    with self._timed('extend'):
+      self._extender.flush(running=len(ready))
+
+  @contextlib.contextmanager
+  def _timed(self, part: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    self._seconds[part] += time.monotonic() - start
 
   def _collect(self, rows: Sequence[Row], decoded: Decoded) -> None:
+    self._rows_decoded += int(decoded.count.sum())
+    self._rows_offered += int(decoded.count.max()) * self._engine.slots
     for row in rows:
       count = decoded.count[row.slot]
       row.sampled(decoded.tokens[row.slot, :count], decoded.logprobs[row.slot, :count])

@@ -1,0 +1,136 @@
+"""Evaluation: greedy, over every question, the last partial batch included."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import rich.progress
+
+from jaxsearch import checkpoint, report, sharding, trajectories
+from jaxsearch import config as config_lib
+from jaxsearch import questions as questions_lib
+from jaxsearch.retrieval.pool import Pool
+from jaxsearch.rollout.actor import Actor
+from jaxsearch.types import Question, Task, UserError
+
+# Questions between two movements of the progress bar; rollouts drain in between.
+_PORTION = 256
+
+
+def evaluate(
+  config: config_lib.Config, *, policy: str, questions: str, index: str, out: str, samples: int
+) -> dict[str, Any]:
+  """Scores a policy folder on a question file.
+
+  Args:
+    config: everything but the following.
+    policy: policy folder.
+    questions: question file; every question is asked.
+    index: of the retriever.
+    out: folder for `summary.json` and `trajectories.jsonl`, which holds the greedy rollouts.
+    samples: sampled rollouts of each question besides, for pass@samples; 0 for none.
+
+  Returns:
+    the summary.
+  """
+  asked = questions_lib.read(questions)
+  mesh = sharding.make_mesh(config.mesh)
+  size, params, tokenizer = checkpoint.load_policy(policy, mesh)
+  actor = Actor(config, size, tokenizer, mesh)
+  actor.load(params)
+  with Pool(_retrieval(config, index)) as pool:
+    greedy = ask_all(actor, asked, pool=pool, top_k=config.eval_retrieval.top_k, label='eval')
+    summary = trajectories.summarize(greedy)
+    if samples:
+      tasks = [Task(q, i, s, 0) for i, q in enumerate(asked) for s in range(samples)]
+      sampled = _roll_out(actor, tasks, pool, config.eval_retrieval.top_k, 1.0, f'pass@{samples}')
+      summary[f'pass@{samples}_by_hops'] = _pass_by_hops(sampled)
+  if jax.process_index() == 0:
+    folder = pathlib.Path(out)
+    trajectories.write(folder / 'trajectories.jsonl', greedy)
+    (folder / 'summary.json').write_text(json.dumps(summary, indent=2))
+    print(json.dumps({k: v for k, v in summary.items() if k != 'by_dataset'}))
+  return summary
+
+
+def ask(config: config_lib.Config, *, policy: str, index: str, question: str) -> None:
+  """Answers one question and prints the trajectory in colour."""
+  mesh = sharding.make_mesh(config.mesh)
+  size, params, tokenizer = checkpoint.load_policy(policy, mesh)
+  actor = Actor(config, size, tokenizer, mesh)
+  actor.load(params)
+  # Nobody knows the golden answer here; the record's scores are not shown.
+  asked = [Question('asked', question, ('?',))]
+  with Pool(_retrieval(config, index)) as pool:
+    (record,) = ask_all(actor, asked, pool=pool, top_k=config.eval_retrieval.top_k)
+  report.show(record)
+
+
+def ask_all(
+  actor: Actor,
+  questions: Sequence[Question],
+  *,
+  pool: Pool,
+  top_k: int,
+  step: int = 0,
+  label: str = '',
+) -> list[trajectories.Record]:
+  """Greedy rollouts of every question, shared out over the hosts.
+
+  Args:
+    actor: with its weights loaded.
+    questions: the same on every host.
+    pool: of this host.
+    top_k: documents per query.
+    step: training step, for the records.
+    label: of a progress bar; empty for none.
+
+  Returns:
+    the record of every question, in their order, on every host: a collective.
+  """
+  tasks = [Task(question, i, 0, step) for i, question in enumerate(questions)]
+  return _roll_out(actor, tasks, pool, top_k, 0.0, label)
+
+
+def _roll_out(
+  actor: Actor, tasks: Sequence[Task], pool: Pool, top_k: int, temperature: float, label: str
+) -> list[trajectories.Record]:
+  mine = [task for task in tasks if task.position % jax.process_count() == jax.process_index()]
+  portions = [mine[i : i + _PORTION] for i in range(0, len(mine), _PORTION)]
+  records = []
+  for portion in _tracked(portions, label):
+    for trajectory in actor.rollout(portion, pool=pool, top_k=top_k, temperature=temperature):
+      records.append(trajectories.record(trajectory, actor.tokenizer, actor.protocol))
+  gathered = [record for host in sharding.gather_json(records) for record in host]
+  return sorted(gathered, key=lambda r: (r['position'], r['sample']))
+
+
+def _tracked(portions: Sequence[Any], label: str) -> Iterable[Any]:
+  if not label or jax.process_index() > 0:
+    return portions
+  return rich.progress.track(portions, description=label)
+
+
+def _pass_by_hops(records: Sequence[trajectories.Record]) -> Mapping[str, float]:
+  """Share of questions that at least one sample answers exactly, by `metadata.hops`."""
+  best: dict[str, dict[str, float]] = collections.defaultdict(dict)
+  for record in records:
+    solved = best[str(record['metadata'].get('hops', 'all'))]
+    em = record['rewards'].get('em', 0.0)
+    solved[record['id']] = max(solved.get(record['id'], 0.0), em)
+  return {hops: sum(solved.values()) / len(solved) for hops, solved in sorted(best.items())}
+
+
+def _retrieval(config: config_lib.Config, index: str) -> config_lib.Retrieval:
+  retrieval = copy.copy(config.eval_retrieval)
+  retrieval.index = index
+  if not os.path.isdir(index):
+    raise UserError(f'the index {index!r} is not a folder; make it with `jaxsearch index`.')
+  return retrieval

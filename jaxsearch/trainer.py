@@ -1,0 +1,49 @@
+"""Reinforcement learning: the outer loop, read aloud.
+
+  take questions, roll out, reward, advantage, batch, update, record; evaluate and save when due
+
+A step is a pure function of the checkpoint, the configuration and the documents: questions and
+random numbers follow from the step's number, searches of a step are journalled, and nothing is in
+flight between steps. So a run that was killed at any moment goes on from its last committed
+checkpoint as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from jaxsearch import config as config_lib
+from jaxsearch import metrics as metrics_lib
+from jaxsearch.training_run import Run
+
+
+def train(config: config_lib.Config) -> None:
+  """Trains until `config.schedule.steps`; the same call again resumes.
+
+  Raises:
+    UserError: for files, names and sizes that do not fit; when the infrastructure loses more than
+      `schedule.infra_limit` of a step's rollouts.
+  """
+  with Run(config) as run:
+    for step in range(run.start, config.schedule.steps + 1):
+      clock, metrics = metrics_lib.Clock(), {}
+      run.load_weights(clock)
+      if run.evaluates(step):
+        metrics |= run.evaluate(step, clock)
+      if run.saves(step):
+        run.save(step, metrics.get('val/em'), clock)
+      if step < config.schedule.steps:
+        metrics |= _improve(run, step, clock)
+      run.record(step, metrics | clock.seconds())
+    run.export_best()
+
+
+def _improve(run: Run, step: int, clock: metrics_lib.Clock) -> dict[str, Any]:
+  """One step of training; returns its figures."""
+  tasks = run.take(step)
+  trajectories = run.rollout(tasks, clock)
+  summaries = run.gather(trajectories)
+  advantages = run.estimate(summaries, step)
+  microbatches, counted = run.batch(trajectories, summaries, advantages)
+  return run.figures(trajectories) | run.update(microbatches, counted, clock)
