@@ -132,7 +132,6 @@ class Learner:
     return state, {name: float(value) for name, value in metrics.items()}
 
   def _fresh(self, params: Params) -> TrainState:
-    params = jax.tree.map(jnp.copy, params)
     return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
 
   def _abstract_params(self) -> Params:
@@ -154,8 +153,8 @@ class Learner:
   def _token_logprobs(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
     policy, model = self._config.policy, self._model
     T = batch.tokens.shape[1]
-    # Padding may hold anything, ids that do not exist included: an embedding of NaN would pass
-    # through attention, where a weight of 0 does not stop it.
+    # Whatever a family makes of ids that do not exist: NaN in padding would pass through
+    # attention, where a weight of 0 does not stop it.
     tokens_BT = jnp.where(jnp.arange(T) < batch.lengths[:, None], batch.tokens, 0)
     x_BTD = model.hidden(
       params,
