@@ -31,9 +31,7 @@ def causal(q_BTQH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array
   return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, Q, H)
 
 
-def attend(
-  q_BKGTH: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array, seen: jax.Array
-) -> jax.Array:
+def attend(q_BKGTH: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array, seen: jax.Array) -> jax.Array:
   """Softmax attention of already scaled queries, in float32; `seen` broadcasts to [B,K,G,T,S].
 
   The one place where attention is computed, so that learner and sampler agree.

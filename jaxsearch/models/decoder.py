@@ -72,6 +72,8 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
+  """Projections, rotary positions and the caller's attention over their result."""
+
   size: Size
   dtype: Any
 
@@ -109,6 +111,8 @@ class GatedMLP(nn.Module):
 
 
 class Block(nn.Module):
+  """One layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+
   size: Size
   dtype: Any
 

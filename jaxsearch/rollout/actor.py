@@ -35,9 +35,7 @@ class Actor:
     mesh = sampling_mesh(training_mesh, config.mesh.sample_tensor)
     dtype = jnp.dtype(config.policy.dtype)
     self.tokenizer = tokenizer
-    self.protocol = plugins.load('protocols', config.protocol.name).open(
-      config.protocol, tokenizer
-    )
+    self.protocol = plugins.load('protocols', config.protocol.name).open(config.protocol, tokenizer)
     stops = stops_lib.compile(self.protocol.stops, tokenizer)
     self._sync = WeightSync(size, training_mesh, mesh, dtype)
     self._engine = Engine(size, stops, config.rollout, mesh=mesh, dtype=dtype)

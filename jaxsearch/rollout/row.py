@@ -11,6 +11,8 @@ from jaxsearch.types import Context, Kind, Segment, Span, Status, Task, Trajecto
 
 
 class State(enum.Enum):
+  """Who works for a row: the decode program or the retriever pool."""
+
   RUNNING = enum.auto()
   SEARCHING = enum.auto()
 

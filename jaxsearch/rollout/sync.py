@@ -2,8 +2,8 @@
 
 The learner's parameters are split over all devices of all hosts. One jitted program casts them,
 unstacks the layers and leaves every host with whole copies on its own devices, one per replica,
-split over `tensor`. Those shards are then wrapped, without a copy, as arrays on the host's own mesh.
-From there on no program of the sampler involves another host.
+split over `tensor`. Those shards are then wrapped, without a copy, as arrays on the host's own
+mesh. From there on no program of the sampler involves another host.
 """
 
 from __future__ import annotations

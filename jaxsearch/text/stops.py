@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxsearch.text.tokenizer import Tokenizer
+from jaxsearch.types import UserError
 
 _EOS = 'eos'
 
@@ -48,6 +49,24 @@ def compile(stops: Sequence[str], tokenizer: Tokenizer) -> StopTable:
   table = _over_tokens(automaton, tokenizer.token_bytes)
   table[:first_accept, list(tokenizer.eos_ids)] = first_accept + len(stops)
   return StopTable(table, first_accept, names)
+
+
+def widen(stops: StopTable, vocab: int) -> StopTable:
+  """The table over `vocab` ids: those without a token leave every state as it is.
+
+  Models have more ids than their tokenizer when the vocabulary was rounded up (Qwen).
+
+  Raises:
+    UserError: if the tokenizer knows ids that a model of `vocab` ids does not have.
+  """
+  states, known = stops.table.shape
+  if known > vocab:
+    raise UserError(
+      f'The tokenizer has {known} ids, the policy only {vocab}: they do not belong together. Give '
+      "the policy's own tokenizer, or a model whose vocabulary holds all ids."
+    )
+  rest = np.repeat(np.arange(states, dtype=np.int32)[:, None], vocab - known, axis=1)
+  return dataclasses.replace(stops, table=np.concatenate([stops.table, rest], axis=1))
 
 
 def stop_byte(name: str, data: bytes) -> int:

@@ -49,8 +49,8 @@ class Tokenizer:
     return np.asarray(self.plain.encode(text, add_special_tokens=False).ids, np.int32)
 
   def bytes_of(self, ids: Sequence[int] | np.ndarray) -> bytes:
-    """The bytes that `ids` stand for; special tokens stand for none."""
-    return b''.join(self.token_bytes[i] for i in ids)
+    """The bytes that `ids` stand for; special tokens and ids without a token stand for none."""
+    return b''.join(self.token_bytes[i] for i in ids if i < len(self.token_bytes))
 
   def text_of(self, ids: Sequence[int] | np.ndarray) -> str:
     """`bytes_of` as text; a broken UTF-8 sequence becomes U+FFFD."""

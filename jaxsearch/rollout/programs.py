@@ -1,0 +1,187 @@
+"""The traced functions of the engine: decode, extend, score and fork over one replica's slots.
+
+They are pure; `Engine` jits them, donates cache and rows, and splits them over the replicas. Slot
+numbers are local to a replica.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsearch.models import decoder
+from jaxsearch.rollout import cache as cache_lib
+from jaxsearch.rollout import sampling
+
+
+class Rows(NamedTuple):
+  """State of all slots.
+
+  Attributes:
+    length: int32 [S], tokens in the cache.
+    pending: int32 [S], last token of the context, not in the cache yet.
+    automaton: int32 [S], state of the stop table.
+    left: int32 [S], tokens that may still be sampled before the host is asked.
+    active: bool [S], whether decode samples for this slot.
+    key: uint32 [S,2], the trajectory's own randomness.
+    temperature: float32 [S], 0 for greedy.
+  """
+
+  length: jax.Array
+  pending: jax.Array
+  automaton: jax.Array
+  left: jax.Array
+  active: jax.Array
+  key: jax.Array
+  temperature: jax.Array
+
+
+class Decoded(NamedTuple):
+  """What a decode program hands back; arrays over all slots.
+
+  Attributes:
+    tokens: int32 [S,K] and logprobs: float32 [S,K], the first `count` of each row.
+    count: int32 [S].
+    automaton: int32 [S], an accepting state of the stop table if a stop was completed.
+    active: bool [S], whether the row goes on.
+  """
+
+  tokens: np.ndarray
+  logprobs: np.ndarray
+  count: np.ndarray
+  automaton: np.ndarray
+  active: np.ndarray
+
+
+class Programs:
+  """The traced functions; shapes are one replica's."""
+
+  def __init__(self, size: decoder.Size, first_accept: int, steps: int, dtype: Any):
+    self._size, self._first_accept, self._steps, self._dtype = size, first_accept, steps, dtype
+
+  def decode(self, params: Any, cache: cache_lib.Cache, rows: Rows, table: jax.Array) -> Any:
+    S = rows.length.shape[0]
+    empty = (jnp.zeros((S, self._steps), jnp.int32), jnp.zeros((S, self._steps)))
+
+    def more(carry: Any) -> jax.Array:
+      step, _, rows, *_ = carry
+      return (step < self._steps) & rows.active.any()
+
+    def one(carry: Any) -> Any:
+      step, cache, rows, tokens_SK, logprobs_SK, count_S = carry
+      cache, token_S, logprob_S = self._next(params, cache, rows)
+      tokens_SK = tokens_SK.at[:, step].set(jnp.where(rows.active, token_S, 0))
+      logprobs_SK = logprobs_SK.at[:, step].set(jnp.where(rows.active, logprob_S, 0.0))
+      count_S = count_S + rows.active
+      rows = self._advance(rows, token_S, table)
+      return step + 1, cache, rows, tokens_SK, logprobs_SK, count_S
+
+    start = (0, cache, rows, *empty, jnp.zeros(S, jnp.int32))
+    _, cache, rows, tokens_SK, logprobs_SK, count_S = jax.lax.while_loop(more, one, start)
+    return cache, rows, Decoded(tokens_SK, logprobs_SK, count_S, rows.automaton, rows.active)
+
+  def extend(self, params: Any, cache: cache_lib.Cache, rows: Rows, lanes: dict) -> Any:
+    cache, _ = self._write(params, cache, lanes)
+    return cache, _set_rows(rows, lanes)
+
+  def score(self, params: Any, cache: cache_lib.Cache, rows: Rows, lanes: dict) -> Any:
+    cache, x_RCD = self._write(params, cache, lanes)
+    C = lanes['tokens'].shape[1]
+    following = jnp.roll(lanes['tokens'], -1, axis=1)
+    is_last = jnp.arange(C) == lanes['count'][:, None] - 1
+    target_RC = jnp.where(is_last, lanes['pending'][:, None], following)
+    temperature = jnp.where(lanes['temperature'] > 0, lanes['temperature'], 1.0)
+
+    def column(x_RD: jax.Array, target_R: jax.Array) -> jax.Array:
+      logits_RV = self._logits(params, x_RD) / temperature[:, None]
+      logprobs_RV = jax.nn.log_softmax(logits_RV)
+      return jnp.take_along_axis(logprobs_RV, target_R[:, None], axis=-1)[:, 0]
+
+    # One column at a time: the logits of a whole chunk never exist.
+    columns = (x_RCD.swapaxes(0, 1), target_RC.T)
+    logprobs_CR = jax.lax.map(lambda c: column(*c), columns)
+    return cache, _set_rows(rows, lanes), logprobs_CR.T
+
+  def fork(self, params: Any, cache: cache_lib.Cache, rows: Rows, lanes: dict) -> Any:
+    del params
+    idle = lanes['slot'] >= rows.length.shape[0]
+    targets = jnp.where(idle, lanes['source'], lanes['slot'])
+    return cache_lib.copy_rows(cache, lanes['source'], targets), _set_rows(rows, lanes)
+
+  def _next(self, params: Any, cache: cache_lib.Cache, rows: Rows) -> Any:
+    layers = cache_lib.Layers(cache)
+    x_S1D = decoder.cached_hidden(
+      params,
+      self._size,
+      rows.pending[:, None],
+      rows.length[:, None],
+      attend=layers.decode(rows.length),
+      dtype=self._dtype,
+    )
+    logits_SV = self._logits(params, x_S1D[:, 0])
+    # Keyed by the place that the new token will have in its context.
+    uniform_S = sampling.uniform(rows.key, rows.length + 1)
+    return layers.cache, *sampling.sample(logits_SV, uniform_S, rows.temperature)
+
+  def _advance(self, rows: Rows, token_S: jax.Array, table: jax.Array) -> Rows:
+    automaton = jnp.where(rows.active, table[rows.automaton, token_S], rows.automaton)
+    left = rows.left - rows.active
+    stopped = (automaton >= self._first_accept) | (left <= 0)
+    return rows._replace(
+      length=rows.length + rows.active,
+      pending=jnp.where(rows.active, token_S, rows.pending),
+      automaton=automaton,
+      left=left,
+      active=rows.active & ~stopped,
+    )
+
+  def _write(self, params: Any, cache: cache_lib.Cache, lanes: dict) -> Any:
+    layers = cache_lib.Layers(cache)
+    positions_RC = lanes['start'][:, None] + jnp.arange(lanes['tokens'].shape[1])
+    x_RCD = decoder.cached_hidden(
+      params,
+      self._size,
+      lanes['tokens'],
+      positions_RC,
+      attend=layers.extend(lanes['slot'], lanes['start'], lanes['count']),
+      dtype=self._dtype,
+    )
+    return layers.cache, x_RCD
+
+  def _logits(self, params: Any, x_ND: jax.Array) -> jax.Array:
+    w_VD = decoder.unembedding(params, self._size).astype(self._dtype)
+    return jnp.einsum('nd,vd->nv', x_ND, w_VD, preferred_element_type=jnp.float32)
+
+
+def _set_rows(rows: Rows, lanes: dict[str, jax.Array]) -> Rows:
+  """Row states after a lane's work; the stop automaton starts afresh."""
+
+  def put(old: jax.Array, new: jax.Array) -> jax.Array:
+    return old.at[lanes['slot']].set(new, mode='drop')
+
+  return Rows(
+    length=put(rows.length, lanes['start'] + lanes['count']),
+    pending=put(rows.pending, lanes['pending']),
+    automaton=put(rows.automaton, jnp.zeros_like(lanes['slot'])),
+    left=put(rows.left, lanes['left']),
+    active=put(rows.active, lanes['left'] > 0),
+    key=put(rows.key, lanes['key']),
+    temperature=put(rows.temperature, lanes['temperature']),
+  )
+
+
+def no_rows(slots: int) -> Rows:
+  """The state of slots that hold nothing yet."""
+  zeros = np.zeros(slots, np.int32)
+  return Rows(
+    length=zeros,
+    pending=zeros,
+    automaton=zeros,
+    left=zeros,
+    active=np.zeros(slots, bool),
+    key=np.zeros((slots, 2), np.uint32),
+    temperature=np.zeros(slots, np.float32),
+  )
