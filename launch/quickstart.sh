@@ -9,16 +9,12 @@ size=${SIZE:-default}
 run=${RUN:-runs/quickstart}
 
 launch/install.sh
+. launch/verb.sh
 if [ -f "$run/usage.jsonl" ]; then
   rm -rf "$run"
 fi
 mkdir -p "$run"
-export JAXSEARCH_USAGE="$run/usage.jsonl"
-
-verb() {
-  printf '\n== jaxsearch %s\n' "$*"
-  .venv/bin/jaxsearch "$@"
-}
+export JAXSEARCH_USAGE=$run/usage.jsonl
 
 world=$run/world
 verb world --out="$world" --seed="$seed" --size="$size"
