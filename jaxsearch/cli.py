@@ -67,7 +67,14 @@ def _world(argv: list[str]) -> None:
   amounts = _CI_WORLD if size.value == 'ci' else {}
   print(json.dumps(world.write(out.value, seed.value, **amounts), indent=2))
   if audit.value:
-    print(json.dumps(world.audit(out.value), indent=2))
+    found = world.audit(out.value)
+    world.show_audit(found)
+    failed = [name for name, check in found['checks'].items() if not check['passed']]
+    if failed:
+      raise UserError(
+        f'the world in {out.value!r} fails its audit: {", ".join(failed)}. Do not train on it; '
+        'another --seed makes another one.'
+      )
 
 
 def _index(argv: list[str]) -> None:
@@ -81,7 +88,8 @@ def _index(argv: list[str]) -> None:
   _require_writable('--out', out.value)
   module = plugins.load('retrieval.backends', backend.value)
   build = plugins.function(module, 'build')
-  build(corpus.value, out.value)
+  info = build(corpus.value, out.value)
+  print(f'indexed {info["documents"]} documents in {out.value}')
 
 
 def _warmstart(argv: list[str]) -> None:

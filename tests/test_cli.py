@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from jaxsearch import cli
+from jaxsearch.world import auditor
 
 ROOT = pathlib.Path(__file__).parents[1]
 VERBS = ('world', 'index', 'warmstart', 'eval', 'train', 'report', 'ask')
@@ -71,11 +72,20 @@ def test_a_mistake_is_one_paragraph_and_code_two(files, capsys, argv, message):
   assert sorted(files.iterdir()) == before, 'something was written'
 
 
+def test_a_world_that_fails_its_audit_ends_with_code_two(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(auditor, 'ORACLE_LIMIT', 1.5)
+  assert cli.main(['world', f'--out={tmp_path}/w', '--size=ci', '--audit']) == 2
+  output = capsys.readouterr()
+  assert 'fails its audit' in output.err and 'oracle' in output.err
+  assert 'at least 1.5' in output.out and 'failed' in output.out
+
+
 def test_data_verbs_work_without_starting_jax(tmp_path):
   code = f"""
 import sys
 from jaxsearch import cli
-assert cli.main(['world', '--out={tmp_path}/w', '--size=ci', '--seed=1', '--audit']) == 0
+from jaxsearch.world import auditor
+assert cli.main(['world', '--out={tmp_path}/w', '--size=ci', '--seed=1']) == 0
 corpus = '--corpus={tmp_path}/w/dev/corpus.jsonl'
 assert cli.main(['index', corpus, '--out={tmp_path}/i']) == 0
 assert cli.main(['report', '--run={tmp_path}/w']) == 0

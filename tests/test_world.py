@@ -168,6 +168,12 @@ def test_articles_are_short(pages):
   assert min(lengths) >= 12 and max(lengths) <= 45
 
 
+def test_articles_have_the_right_article(pages):
+  text = '\n'.join(contents for split in SPLITS for contents in pages[split].values())
+  assert ' an old ' in text
+  assert not re.findall(r'\ba [aeiou]\w*|\ban [^aeiou]\w*', text)
+
+
 def test_some_relation_sequences_are_new_in_test(out):
   def sequences(split):
     asked = questions.read(out / split / 'questions.jsonl')

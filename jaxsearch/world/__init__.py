@@ -5,6 +5,7 @@ command line imports this package.
 """
 
 from jaxsearch.world.auditor import audit
+from jaxsearch.world.auditor import show as show_audit
 from jaxsearch.world.writer import write
 
-__all__ = ['audit', 'write']
+__all__ = ['audit', 'show_audit', 'write']

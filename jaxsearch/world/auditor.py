@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import rich.console
+import rich.table
+
 from jaxsearch import config, questions
 from jaxsearch.retrieval.backends import bm25
 from jaxsearch.text import tokenizer
@@ -21,6 +24,12 @@ from jaxsearch.world import schema
 CLOSED_BOOK_LIMIT = 0.10
 RAW_QUESTION_LIMIT = 0.10
 ORACLE_LIMIT = 0.99
+_MEASURES = {
+  'closed_book_em': 'guessed without search',
+  'raw_question': 'found by the question itself',
+  'oracle': 'found by the chain',
+  'oracle_first': 'by the chain, ranked first',
+}
 
 
 def audit(out: str | Path, *, split: str = 'test', top_k: int = 3) -> dict[str, Any]:
@@ -57,6 +66,28 @@ def audit(out: str | Path, *, split: str = 'test', top_k: int = 3) -> dict[str, 
   checks = _checks(by_hops, whole_names=whole_names, shared=len(shared) if split != 'train' else 0)
   passed = all(check['passed'] for check in checks.values())
   return {'by_hops': by_hops, 'tokens': tokens, 'checks': checks, 'passed': passed}
+
+
+def show(report: Mapping[str, Any]) -> None:
+  """Prints what `audit` returned: a table of the questions by hops and a table of the checks."""
+  console = rich.console.Console()
+  measures = rich.table.Table(title='share of questions, by number of hops')
+  for name in ('hops', 'questions', *_MEASURES.values()):
+    measures.add_column(name, justify='right')
+  for hops, row in report['by_hops'].items():
+    shares = (f'{row[key]:.3f}' for key in _MEASURES)
+    measures.add_row(str(hops), str(row['n']), *shares)
+  console.print(measures)
+  checks = rich.table.Table(title='what the world must keep')
+  for name in ('check', 'found', 'allowed', ''):
+    checks.add_column(name)
+  for name, check in report['checks'].items():
+    bound = 'at least' if name == 'oracle' else 'at most'
+    verdict = '[green]passed' if check['passed'] else '[red]failed'
+    checks.add_row(
+      name.replace('_', ' '), f'{check["value"]:g}', f'{bound} {check["limit"]:g}', verdict
+    )
+  console.print(checks)
 
 
 class _Searcher:

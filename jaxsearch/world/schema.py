@@ -37,7 +37,7 @@ class Kind:
     name: for example 'city'.
     share: of all documents.
     pronouns: choices of (nominative, possessive).
-    traits: the word that varies in the first sentence.
+    traits: what varies in the first sentence, with its article.
     intros: first sentences; {name} and {trait}.
     last_words: second word of a name, or ending of a one-word name; empty for people.
     facts: how many of the kind's relations an article states.
@@ -53,26 +53,24 @@ class Kind:
 
 
 _IT = (('It', 'Its'),)
-_TRAITS = ('small', 'large', 'famous', 'quiet', 'modern', 'old')
+_TRAITS = ('a small', 'a large', 'a famous', 'a quiet', 'a modern', 'an old')
 
 KINDS = (
   Kind(
     'person',
     0.40,
     (('She', 'Her'), ('He', 'His')),
-    ('painter', 'lawyer', 'doctor', 'farmer', 'singer', 'baker', 'sailor', 'judge'),
-    ('{name} is a {trait}.', '{name} became a {trait}.', '{name} is known as a {trait}.'),
+    ('a painter', 'a lawyer', 'a doctor', 'a farmer', 'a singer', 'a baker', 'a sailor', 'a judge'),
+    ('{name} is {trait}.', '{name} became {trait}.', '{name} is known as {trait}.'),
     (),
   ),
-  Kind(
-    'city', 0.13, _IT, _TRAITS, ('{name} is a {trait} city.', '{name} is a {trait} town.'), ('',)
-  ),
+  Kind('city', 0.13, _IT, _TRAITS, ('{name} is {trait} city.', '{name} is {trait} town.'), ('',)),
   Kind(
     'company',
     0.13,
     _IT,
     _TRAITS,
-    ('{name} is a {trait} company.', '{name} is a {trait} business.'),
+    ('{name} is {trait} company.', '{name} is {trait} business.'),
     ('Works', 'Group', 'Mills', 'Foods', 'Lines', 'Bank'),
   ),
   Kind(
@@ -80,7 +78,7 @@ KINDS = (
     0.10,
     _IT,
     _TRAITS,
-    ('{name} is a {trait} book.', '{name} is a {trait} novel.'),
+    ('{name} is {trait} book.', '{name} is {trait} novel.'),
     ('Letters', 'Winter', 'Garden', 'Mirror', 'Road', 'Song'),
   ),
   Kind(
@@ -88,7 +86,7 @@ KINDS = (
     0.10,
     _IT,
     _TRAITS,
-    ('{name} is a {trait} school.', '{name} is a {trait} place to learn.'),
+    ('{name} is {trait} school.', '{name} is {trait} place to learn.'),
     ('College', 'Academy', 'Institute', 'Lyceum'),
   ),
   Kind(
@@ -96,7 +94,7 @@ KINDS = (
     0.10,
     _IT,
     _TRAITS,
-    ('{name} is a {trait} football club.', '{name} is a {trait} club.'),
+    ('{name} is {trait} football club.', '{name} is {trait} club.'),
     ('Rovers', 'United', 'Rangers', 'Wanderers'),
   ),
   Kind(
@@ -104,7 +102,7 @@ KINDS = (
     0.04,
     _IT,
     _TRAITS,
-    ('{name} is a {trait} country.', '{name} is a {trait} state.'),
+    ('{name} is {trait} country.', '{name} is {trait} state.'),
     ('nia', 'land', 'stan'),
   ),
 )
