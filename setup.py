@@ -14,6 +14,7 @@ setuptools.setup(
     'flax>=0.12.8,<0.13',
     'grain>=0.2.18,<0.3',
     'jax>=0.10.2,<0.12',
+    'jinja2>=3.1',  # Chat templates; transformers asks for it only when it renders one.
     'matplotlib>=3.9',
     'ml_collections>=1.1,<2',
     'numpy>=2',
@@ -23,8 +24,8 @@ setuptools.setup(
     'PyStemmer>=3',
     'rich>=13.7',
     'tensorboardX>=2.6.2',
-    'tensorstore>=0.1.80',
-    'transformers>=5',
+    'tokenizers>=0.22',
+    'transformers>=5,<6',
   ],
   extras_require={
     'test': ['pytest>=8', 'ruff>=0.9'],

@@ -7,8 +7,11 @@ Tags are found by their bytes, whatever tokens they are spread over, so the tabl
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
+import os
 import pathlib
+import types as pytypes
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,10 +85,8 @@ def load(folder: str | pathlib.Path) -> Tokenizer:
   plain.no_truncation()
   plain.no_padding()
 
-  import transformers  # Slow to import, and only whoever loads a tokenizer needs it.
-
   # Read as a bare fast tokenizer: model-specific classes rebuild their own from parts.
-  hf = transformers.PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+  hf = _transformers().PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
   token_bytes = _token_bytes(plain)
   return Tokenizer(hf, plain, token_bytes, _eos_ids(folder, hf.eos_token_id, len(token_bytes)))
 
@@ -131,6 +132,19 @@ def train(texts: Iterable[str], vocab_size: int, folder: str | pathlib.Path) -> 
     'clean_up_tokenization_spaces': False,
   }
   _write_json(folder / 'tokenizer_config.json', description)
+
+
+def _transformers() -> pytypes.ModuleType:
+  """The library, slow to import, without its advice at import to install PyTorch."""
+  quiet = 'TRANSFORMERS_NO_ADVISORY_WARNINGS'
+  before = os.environ.get(quiet)
+  os.environ[quiet] = '1'
+  try:
+    return importlib.import_module('transformers')
+  finally:
+    del os.environ[quiet]
+    if before is not None:
+      os.environ[quiet] = before
 
 
 def _byte_letters() -> dict[str, int]:
