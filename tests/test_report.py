@@ -103,6 +103,27 @@ def test_page_holds_tables_curves_and_escaped_trajectories(tmp_path):
     xml.etree.ElementTree.fromstring('<svg' + picture.split('</svg>')[0] + '</svg>')
 
 
+def test_parts_of_a_verb_are_not_counted_twice(tmp_path):
+  writer = metrics.MetricWriter(tmp_path)
+  times = {'timing_s/gen': 2.0, 'timing_s/gen/decode': 1.5, 'timing_s/step': 2.0}
+  writer.write(0, times | {'mismatch/logp_absdiff_max': 0.0})
+  writer.close()
+  report.write(tmp_path)
+  page = (tmp_path / 'report.html').read_text()
+  assert '>gen<' in page and 'gen/decode' not in page and '>step</text>' in page
+
+
+def test_nothing_is_claimed_about_a_policy_that_learnt_nothing(tmp_path):
+  for step in (0, 10):
+    dev = [_record(2, em=False), _record(3, em=False, searches=0)]
+    dev[1] |= {'answer': None, 'status': 'turn_cap'}
+    trajectories.write(tmp_path / 'trajectories' / f'dev_{step}.jsonl', dev)
+  report.write(tmp_path)
+  page = (tmp_path / 'report.html').read_text()
+  assert 'No dev question is answered yet.' in page and 'no answer' in page
+  assert 'stopped after too many searches' in page
+
+
 def test_story_is_a_question_that_was_learnt(tmp_path, capsys):
   report.write(_write_run(tmp_path))
   out = capsys.readouterr().out
@@ -115,7 +136,8 @@ def test_a_run_that_has_written_nothing_or_half_is_reported(tmp_path, finished):
   folder = tmp_path if finished else _write_run(tmp_path, finished=False)
   summary = report.write(folder)
   assert summary['eval_after'] == {}
-  assert (tmp_path / 'report.html').exists()
+  page = (tmp_path / 'report.html').read_text()
+  assert ('Nothing has been measured here yet.' in page) == finished
 
 
 def test_pictures_of_several_runs(tmp_path):

@@ -35,7 +35,7 @@ def bars(runs: Mapping[str, str], out: str) -> None:
   rows = []
   for name, summary in summaries:
     share, n = runs_on_disk.pooled(summary)
-    rows.append((name, share, 1.96 * math.sqrt(share * (1 - share) / max(n, 1))))
+    rows.append((name.replace('_', ' '), share, 1.96 * math.sqrt(share * (1 - share) / max(n, 1))))
 
   def draw(axes: list) -> None:
     figures.interval_bars(axes[0], rows)
@@ -60,8 +60,9 @@ def curves(runs: Mapping[str, str], out: str) -> None:
 
   def draw(axes: list) -> None:
     for axis, h in zip(axes, hops, strict=True):
-      figures.lines(axis, {name: series[h] for name, series in by_hops.items() if h in series})
-      axis.set_title(f'{h} hop' if h == '1' else f'{h} hops')
+      shown = {name.replace('_', ' '): s[h] for name, s in by_hops.items() if h in s}
+      figures.lines(axis, shown, share=True)
+      axis.set_title(f'{h} hop' if h == '1' else f'{h} hops', loc='right')
       if axis is not axes[0]:
         axis.get_legend().remove()
     axes[0].set_ylabel('exact match on dev')

@@ -20,7 +20,7 @@ class Run:
   Attributes:
     metrics: lines of metrics.jsonl.
     before, after: summary.json of eval_before/ and eval_after/.
-    dev: step -> records of the validation at that step.
+    dev: step -> file of the records of the validation at that step.
     seconds: wall time per verb, with `total`.
     peak_rss_mb: largest of all verbs; None if it was not measured.
     seed: of the configuration; None if the run has not started.
@@ -29,7 +29,7 @@ class Run:
   metrics: Sequence[Mapping[str, float]]
   before: Mapping[str, Any]
   after: Mapping[str, Any]
-  dev: Mapping[int, Sequence[trajectories.Record]]
+  dev: Mapping[int, str]
   seconds: Mapping[str, float]
   peak_rss_mb: float | None
   seed: int | None
@@ -79,39 +79,40 @@ def pooled(summary: Mapping[str, Any], hops: Sequence[str] = ('1', '2', '3')) ->
 def story(run: Run) -> list[tuple[str, trajectories.Record]]:
   """One dev question before, half-way and after: (label, record).
 
-  Chosen is the question of most hops that the policy answers at the end and not at the start.
+  Of the questions answered at the end, and rather not at the start, the one of most hops.
   """
   steps = sorted(run.dev)
   if not steps:
     return []
   chosen = sorted({steps[0], steps[len(steps) // 2], steps[-1]})
-  by_id = [{r['id']: r for r in run.dev[step]} for step in chosen]
+  by_id = [{r['id']: r for r in trajectories.read(run.dev[step])} for step in chosen]
   shared = set.intersection(*(set(records) for records in by_id))
   if not shared:
     return []
 
-  def merit(name: str) -> tuple[float, int, int, str]:
+  def merit(name: str) -> tuple[bool, bool, int, int, str]:
     first, last = by_id[0][name], by_id[-1][name]
-    gain = last['rewards'].get('em', 0) - first['rewards'].get('em', 0)
-    return gain, int(last['metadata'].get('hops', 0)), len(last['turns']), name
+    hops = int(last['metadata'].get('hops', 0))
+    return is_right(last), not is_right(first), hops, len(last['turns']), name
 
   best = max(shared, key=merit)
-  labels = ['before', 'half-way', 'after'] if len(chosen) == 3 else ['before', 'after']
+  labels = {1: ['so far'], 2: ['before', 'after'], 3: ['before', 'half-way', 'after']}[len(chosen)]
   return [
     (f'{label} (step {step})', records[best])
-    for label, step, records in zip(labels, chosen, by_id, strict=False)
+    for label, step, records in zip(labels, chosen, by_id, strict=True)
   ]
 
 
-def _dev(folder: str) -> dict[int, list[trajectories.Record]]:
+def is_right(record: trajectories.Record) -> bool:
+  """Whether the answer matches exactly."""
+  return record['rewards'].get('em', 0) > 0
+
+
+def _dev(folder: str) -> dict[int, str]:
   if not os.path.isdir(folder):
     return {}
   found = ((re.fullmatch(r'dev_(\d+)\.jsonl', name), name) for name in os.listdir(folder))
-  return {
-    int(match.group(1)): trajectories.read(os.path.join(folder, name))
-    for match, name in found
-    if match
-  }
+  return {int(match.group(1)): os.path.join(folder, name) for match, name in found if match}
 
 
 def _json(path: str) -> dict[str, Any]:

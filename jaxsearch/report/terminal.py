@@ -13,7 +13,7 @@ import rich.table
 import rich.text
 
 from jaxsearch import trajectories
-from jaxsearch.report.run import Run, story
+from jaxsearch.report.run import Run, is_right, pooled, story
 from jaxsearch.types import Kind
 
 # Any pair of tags is coloured; a protocol with other names gets the colour of 'think'.
@@ -47,10 +47,9 @@ def show(record: trajectories.Record, label: str = '') -> None:
       _append_documents(text, turns[i], gold)
     elif segment['kind'] == Kind.OBSERVATION:
       text.append(segment['text'], style='dim')
-  right = record['rewards'].get('em', 0) > 0
   title = f'{label}  {record["status"]}, searches: {len(record["turns"])}'.strip()
   footer = f'answer: {record["answer"]}   gold: {", ".join(record["golden_answers"])}'
-  border = 'green' if right else 'red'
+  border = 'green' if is_right(record) else 'red'
   console.print(
     rich.panel.Panel(text, title=title, subtitle=rich.text.Text(footer), border_style=border)
   )
@@ -80,6 +79,9 @@ def rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str,
     (name, before.get(key), after.get(key))
     for key, name in (('em', 'exact match'), ('cover_em', 'cover match'), ('f1', 'F1'))
   ]
+  if any('1' in summary.get('n_by_hops', {}) for summary in (before, after)):
+    small = (pooled(summary)[0] if summary else None for summary in (before, after))
+    cells.append(('exact match, 1 to 3 hops', *small))
   for key, name in (('em_by_hops', 'exact match'), ('searches_by_hops', 'searches')):
     for hops in sorted({*before.get(key, {}), *after.get(key, {})}):
       unit = 'hop' if hops == '1' else 'hops'
@@ -93,10 +95,11 @@ def rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str,
       ('n_infra', 'lost by infrastructure'),
     )
   ]
-  return [(name, _cell(old), _cell(new)) for name, old, new in cells]
+  return [(name, cell(old), cell(new)) for name, old, new in cells]
 
 
-def _cell(value: float | None) -> str:
+def cell(value: float | None) -> str:
+  """A figure as text: counts whole, everything else with three digits, a dash for nothing."""
   if value is None:
     return '–'
   return str(value) if isinstance(value, int) else f'{value:.3f}'

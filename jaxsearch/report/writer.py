@@ -26,7 +26,7 @@ def write(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     'seed': run.seed,
   }
   _replace(os.path.join(run_dir, 'summary.json'), json.dumps(summary, indent=2) + '\n')
-  title = os.path.normpath(os.fspath(run_dir))
+  title = f'jaxsearch: {os.path.normpath(os.fspath(run_dir))}'
   _replace(os.path.join(run_dir, 'report.html'), page.render(run, title))
   terminal.print_run(run)
   print(f'wrote {os.path.join(run_dir, "report.html")} and summary.json')
