@@ -62,10 +62,11 @@ class Extender:
   def __init__(self, engine: Engine):
     self._engine = engine
     self._extensions: collections.deque[_Feed] = collections.deque()
-    # Forks in the order of their beginning, each with its source: a slot is never overwritten
-    # before an earlier fork has read it.
-    self._forks: list[tuple[_Feed, int]] = []
-    self._prompts: dict[int, bytes] = {}  # Slot -> the prompt that it holds or will hold.
+    # (what to feed, source slot, what writes the prompt there). A fork whose prompt is written goes
+    # before every extension, in the order of beginning: its source may be about to be overwritten.
+    self._forks: list[tuple[_Feed, int, _Feed]] = []
+    # Slot -> the prompt that it holds or will hold, and what writes or wrote it.
+    self._prompts: dict[int, tuple[bytes, _Feed]] = {}
     self._unfed: set[int] = set()  # Slots whose rows are in a queue.
 
   def is_ready(self, row: Row) -> bool:
@@ -77,13 +78,17 @@ class Extender:
     self._prompts.pop(row.slot, None)
     feed = _Feed(row, 0, row.prompt[:-1], left, key, temperature)
     prompt, replica = row.prompt.tobytes(), self._engine.replica(row.slot)
-    holders = (s for s, p in self._prompts.items() if p == prompt)
-    source = next((s for s in holders if self._engine.replica(s) == replica), None)
+    holders = (
+      (slot, writer)
+      for slot, (held, writer) in self._prompts.items()
+      if held == prompt and self._engine.replica(slot) == replica
+    )
+    source, writer = next(holders, (None, None))
     if source is None:
       self._extensions.append(feed)
-      self._prompts[row.slot] = prompt
+      self._prompts[row.slot] = prompt, feed
     else:
-      self._forks.append((feed, source))
+      self._forks.append((feed, source, writer))
     self._unfed.add(row.slot)
 
   def extend(
@@ -126,11 +131,12 @@ class Extender:
 
   def _fork_ready(self) -> None:
     """Forks whose source is written, in order; a program per R of them and replica."""
-    ready = [fork for fork in self._forks if fork[1] not in self._unfed]
-    self._forks = [fork for fork in self._forks if fork[1] in self._unfed]
-    self._unfed.difference_update(feed.row.slot for feed, _ in ready)
+    # Not whether the source slot is fed: it may belong to another row by now.
+    ready = [fork for fork in self._forks if not len(fork[2].ids)]
+    self._forks = [fork for fork in self._forks if len(fork[2].ids)]
+    self._unfed.difference_update(feed.row.slot for feed, _, _ in ready)
     by_replica = [
-      [feed.fork(source) for feed, source in ready if self._engine.replica(source) == replica]
+      [feed.fork(source) for feed, source, _ in ready if self._engine.replica(source) == replica]
       for replica in range(self._engine.replicas)
     ]
     rounds = max(-(-len(lanes) // self._engine.lanes) for lanes in by_replica)

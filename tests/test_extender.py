@@ -1,0 +1,102 @@
+"""Feeding rows: what each slot's cache holds when its row runs, on an engine of paper."""
+
+import numpy as np
+import pytest
+
+from jaxsearch.rollout.extender import Extender
+from jaxsearch.rollout.row import Row
+from jaxsearch.types import Question, Task
+
+KEY = np.zeros(2, np.uint32)
+
+
+class Paper:
+  """Writes ids where the engine writes keys and values; lanes of a program go one by one."""
+
+  replicas, slots, lanes, chunk = 1, 4, 2, 3
+
+  def __init__(self):
+    self.cache = [np.full(32, -1) for _ in range(self.slots)]
+
+  def replica(self, slot):
+    return 0
+
+  def extend(self, lanes):
+    assert len({lane.slot for lane in lanes}) == len(lanes) <= self.lanes
+    for lane in lanes:
+      self.cache[lane.slot][lane.start : lane.start + len(lane.tokens)] = lane.tokens
+
+  def fork(self, lanes):
+    assert len(lanes) <= self.lanes
+    for lane in lanes:
+      self.cache[lane.slot] = self.cache[lane.source].copy()
+
+
+def _row(slot, prompt, sample=0):
+  return Row(Task(Question('q', '?', ('a',)), 0, sample, 0), 0, slot, np.array(prompt, np.int32))
+
+
+@pytest.fixture
+def engine():
+  return Paper()
+
+
+@pytest.fixture
+def extender(engine):
+  return Extender(engine)
+
+
+def _begin(extender, *rows):
+  for row in rows:
+    extender.begin(row, 5, KEY, 1.0)
+
+
+def _holds(engine, extender, row):
+  prompt = row.segments[0].ids
+  return extender.is_ready(row) and list(engine.cache[row.slot][: len(prompt) - 1]) == list(
+    prompt[:-1]
+  )
+
+
+def test_a_group_shares_one_prompt(engine, extender):
+  rows = [_row(slot, [1, 2, 3, 4, 5, 6]) for slot in range(4)]
+  _begin(extender, *rows)
+  assert not any(map(extender.is_ready, rows))
+  extender.flush(running=0)
+  assert all(_holds(engine, extender, row) for row in rows)
+
+
+def test_a_source_is_read_before_its_slot_gets_another_row(engine, extender):
+  first = [_row(slot, [1, 2, 3, 4, 5]) for slot in range(3)] + [_row(3, [7, 7, 8, 8])]
+  _begin(extender, *first)
+  extender.flush(running=0)
+  # All rows are done. Slot 1 forks from slot 0, whose next row has another prompt; slot 0 forks
+  # from slot 3, which is overwritten too.
+  second = [_row(1, [1, 2, 3, 4, 5]), _row(0, [7, 7, 8, 8]), _row(3, [9, 9, 9])]
+  _begin(extender, *second)
+  extender.flush(running=0)
+  assert all(_holds(engine, extender, row) for row in second)
+
+
+def test_a_source_that_is_being_extended_is_copied_all_the_same(engine, extender):
+  searching = _row(0, [1, 2, 3, 4])
+  _begin(extender, searching)
+  extender.flush(running=0)
+  extender.extend(searching, 3, np.array([4, 6, 6, 6, 6, 6, 6, 6]), 5, KEY, 1.0)
+  late = _row(2, [1, 2, 3, 4])
+  _begin(extender, late)
+  extender.flush(running=4)  # The extension waits for company, the copy does not.
+  assert _holds(engine, extender, late) and not extender.is_ready(searching)
+  extender.flush(running=0)
+  assert list(engine.cache[0][:11]) == [1, 2, 3, 4, 6, 6, 6, 6, 6, 6, 6]
+
+
+def test_nothing_is_shared_after_the_weights_change(engine, extender):
+  _begin(extender, _row(0, [1, 2, 3]))
+  extender.flush(running=0)
+  extender.forget()
+  engine.cache[0][:] = -1
+  late = _row(1, [1, 2, 3])
+  _begin(extender, late)
+  extender.flush(running=0)
+  assert _holds(engine, extender, late)
