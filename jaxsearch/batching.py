@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxsearch import config as config_lib
 from jaxsearch.learner import Batch
-from jaxsearch.types import Context, UserError
+from jaxsearch.types import Context, Kind, Summary, Trajectory, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,21 @@ class BatchRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class Place:
+  """Where this process stands.
+
+  Attributes:
+    host: its number.
+    hosts: how many there are.
+    shards: parts over which all rows of a micro-batch are split on the mesh.
+  """
+
+  host: int
+  hosts: int
+  shards: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Cut:
   """One micro-batch of the plan: [rows * hosts, bucket].
 
@@ -47,9 +62,56 @@ class Cut:
   members: tuple[tuple[int, ...], ...]
 
 
-def plan(
-  lengths: Sequence[Sequence[int]], learner: config_lib.Learner, shards: int
-) -> list[Cut]:
+def microbatches(
+  done: Sequence[Trajectory],
+  summaries: Sequence[Summary],
+  advantages: Sequence[np.ndarray],
+  config: config_lib.Config,
+  place: Place,
+) -> tuple[list[Batch], list[Batch]]:
+  """This host's part of the micro-batches to learn from, and of those that only count.
+
+  Trajectories that the infrastructure lost are in neither. Without KL and entropy terms a row whose
+  advantages are all zero has a gradient of exactly zero: it enters the denominator and is spared
+  the forward and backward pass.
+
+  Args:
+    done: of this host.
+    summaries: of every host, hosts in order, those of `done` in its order.
+    advantages: beside `summaries`; [policy_tokens] each.
+    config: loss and buckets.
+    place: of this process.
+
+  Returns:
+    numpy batches, of the same number and shapes on every host.
+  """
+  needs_all = bool(config.algo.kl_coef or config.algo.entropy_coef)
+  own = iter(done)
+  trajectories = [next(own) if s.host == place.host else None for s in summaries]
+  parts = []
+  for is_trained in (True, False):
+    lengths: list[list[int]] = [[] for _ in range(place.hosts)]
+    rows = []
+    for summary, values, trajectory in zip(summaries, advantages, trajectories):
+      if summary.is_infra or (needs_all or bool(np.any(values))) != is_trained:
+        continue
+      lengths[summary.host].append(summary.length)
+      if trajectory is not None:
+        rows.append(_row(trajectory, values, config.algo.loss_tokens))
+    cuts = plan(lengths, config.learner, place.shards)
+    members = [[rows[i] for i in cut.members[place.host]] for cut in cuts]
+    parts.append([pack(m, cut.bucket, cut.rows) for m, cut in zip(members, cuts)])
+  return parts[0], parts[1]
+
+
+def empty(learner: config_lib.Learner, place: Place) -> list[Batch]:
+  """A micro-batch without a row for each shape that `microbatches` can make, for warming up."""
+  return [
+    pack([], b, _rows_per_host(b, learner, place.hosts, place.shards)) for b in learner.buckets
+  ]
+
+
+def plan(lengths: Sequence[Sequence[int]], learner: config_lib.Learner, shards: int) -> list[Cut]:
   """Cuts every host's rows into micro-batches of similar length, longest first.
 
   Args:
@@ -71,16 +133,10 @@ def plan(
   while any(orders):
     first = max(host[order[0]] for host, order in zip(lengths, orders) if order)
     bucket = next(b for b in learner.buckets if b >= first)
-    rows = microbatch_rows(bucket, learner, len(lengths), shards)
+    rows = _rows_per_host(bucket, learner, len(lengths), shards)
     cuts.append(Cut(bucket, rows, tuple(tuple(order[:rows]) for order in orders)))
     orders = [order[rows:] for order in orders]
   return cuts
-
-
-def microbatch_rows(bucket: int, learner: config_lib.Learner, hosts: int, shards: int) -> int:
-  """Rows of each host in a micro-batch of padded length `bucket`: the same on all shards."""
-  per_shard = max(1, learner.tokens_per_microbatch // (bucket * shards))
-  return per_shard * shards // hosts
 
 
 def pack(rows: Sequence[BatchRow], bucket: int, count: int) -> Batch:
@@ -106,3 +162,23 @@ def pack(rows: Sequence[BatchRow], bucket: int, count: int) -> Batch:
     batch.weights[index] = 1.0
     batch.sampled_mask[inside] = context.sampled_mask
   return batch
+
+
+def _rows_per_host(bucket: int, learner: config_lib.Learner, hosts: int, shards: int) -> int:
+  """Rows of each host in a micro-batch of padded length `bucket`: the same on all shards."""
+  per_shard = max(1, learner.tokens_per_microbatch // (bucket * shards))
+  return per_shard * shards // hosts
+
+
+def _row(trajectory: Trajectory, advantages: np.ndarray, loss_tokens: str) -> BatchRow:
+  """Sampled ids with their advantages; with loss_tokens 'all' observations have the first one's."""
+  (context,) = trajectory.contexts
+  mask = context.sampled_mask
+  values = np.zeros(context.length, np.float32)
+  values[mask] = advantages
+  if loss_tokens == 'all' and len(advantages):
+    kinds = [np.full(len(s.ids), s.kind is Kind.OBSERVATION) for s in context.segments]
+    observed = np.concatenate(kinds)
+    values[observed] = advantages[0]
+    mask = mask | observed
+  return BatchRow(context, mask, values)

@@ -89,7 +89,7 @@ class RunCheckpoints:
 
   @property
   def latest(self) -> int | None:
-    """Newest committed step."""
+    """Newest step saved; it may still be on its way to disk until the next `save` or `wait`."""
     return self._orbax.latest_step()
 
   @property

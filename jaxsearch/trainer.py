@@ -10,7 +10,6 @@ checkpoint as if nothing had happened.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from jaxsearch import config as config_lib

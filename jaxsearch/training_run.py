@@ -30,10 +30,10 @@ _MAY_DIFFER = ('run_dir', 'schedule.', 'mesh.', 'retrieval.workers', 'eval_retri
 
 
 class Run:
-  """Opens everything that a run needs, in the order in which bad input shows.
+  """Opens everything that a run needs; what cannot be read is told before anything is written.
 
   Attributes:
-    start: first step to make; above 0 if the run resumes.
+    start: first step to make; above 0 if the run resumes, above `schedule.steps` if it is done.
   """
 
   def __init__(self, config: config_lib.Config):
@@ -43,25 +43,26 @@ class Run:
     dev = questions_lib.read(config.questions.dev)
     self._dev = dev[: config.schedule.eval_questions or len(dev)]
     self._source = questions_lib.QuestionSource(train, config.seed)
-    size, params, self._tokenizer = checkpoint.load_policy(config.policy.path, self._mesh)
-    self._size = size
-    self._learner = Learner(config, size, self._mesh)
-    self._actor = Actor(config, size, self._tokenizer, self._mesh)
-    self._estimate = plugins.function(advantages_lib, config.algo.advantage)
+    self._size, params, self._tokenizer = checkpoint.load_policy(config.policy.path, self._mesh)
+    self._learner = Learner(config, self._size, self._mesh)
+    self._actor = Actor(config, self._size, self._tokenizer, self._mesh)
+    self._advantages = plugins.function(advantages_lib, config.algo.advantage)
     self._reference = self._open_reference(params)
     self._folder = pathlib.Path(config.run_dir)
-    self._folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as opened:
-      host = f'host{jax.process_index()}'
-      self._journal = Journal(self._folder / 'journal' / host)
-      opened.callback(self._journal.close)
+      host = self._folder / 'journal' / f'host{jax.process_index()}'
+      self._journal, self._dev_journal = Journal(host / 'train'), Journal(host / 'dev')
       self._pool = opened.enter_context(Pool(config.retrieval, self._journal))
-      self._dev_pool = opened.enter_context(Pool(config.eval_retrieval))
+      self._dev_pool = opened.enter_context(Pool(config.eval_retrieval, self._dev_journal))
+      opened.callback(self._journal.close)
+      opened.callback(self._dev_journal.close)
+      self._folder.mkdir(parents=True, exist_ok=True)
       self._checkpoints = checkpoint.RunCheckpoints(self._folder / 'checkpoints', config.schedule)
       opened.callback(self._checkpoints.close)
       self._state, self.start = self._restore(params)
       self._writer = self._open_writer(opened)
-      self._warm_up()
+      if self.start <= config.schedule.steps:
+        self._warm_up()
       self._opened = opened.pop_all()
 
   def __enter__(self) -> Run:
@@ -91,6 +92,7 @@ class Run:
 
   def evaluate(self, step: int, clock: metrics_lib.Clock) -> dict[str, float]:
     """Greedy rollouts of the dev questions; their records go to `trajectories/`."""
+    self._dev_journal.open(step)
     with clock('eval'):
       records = evaluation.ask_all(
         self._actor,
@@ -110,12 +112,14 @@ class Run:
     return figures
 
   def save(self, step: int, dev_score: float | None, clock: metrics_lib.Clock) -> None:
-    """Starts a checkpoint in the background; answers of steps before it are forgotten."""
+    """Starts a checkpoint in the background; forgets answers that no resume asks for again."""
     with clock('checkpoint'):
       meta = {'config': dataclasses.asdict(self._config)}
+      before = self._checkpoints.latest
       self._checkpoints.save(step, self._state, meta, dev_score)
-      if self._checkpoints.latest is not None:
-        self._journal.prune(self._checkpoints.latest)
+      if before is not None:  # It is committed now; the new one is not yet.
+        self._journal.prune(before)
+        self._dev_journal.prune(before)
 
   def take(self, step: int) -> list[Task]:
     """This host's rollouts to make: its share of the step's questions, a group of each."""
@@ -127,7 +131,8 @@ class Run:
 
   def rollout(self, tasks: Sequence[Task], clock: metrics_lib.Clock) -> list[Trajectory]:
     """Scored trajectories of this host, in the order of the tasks."""
-    self._journal.open(tasks[0].step)
+    step, host = tasks[0].step, jax.process_index()
+    self._journal.open(step)
     with clock('gen'):
       done = self._actor.rollout(
         tasks,
@@ -135,7 +140,6 @@ class Run:
         top_k=self._config.retrieval.top_k,
         temperature=self._config.rollout.temperature,
       )
-    host, step = jax.process_index(), tasks[0].step
     records = [trajectories.record(t, self._tokenizer, self._actor.protocol) for t in done]
     name = f'train_{step}.jsonl' if jax.process_count() == 1 else f'train_{step}.host{host}.jsonl'
     trajectories.write(self._folder / 'trajectories' / name, records)
@@ -151,8 +155,11 @@ class Run:
     summaries = [Summary(**fields) for host in sharding.gather_json(own) for fields in host]
     lost = sum(s.is_infra for s in summaries) / len(summaries)
     if lost > self._config.schedule.infra_limit:
+      step = done[0].task.step
+      self._journal.forget(step)  # Or the failures in it would be those of the next try too.
+      self._checkpoints.wait()
       raise UserError(
-        f'the retriever lost {lost:.0%} of the rollouts of step {done[0].task.step}, above '
+        f'the retriever lost {lost:.0%} of the rollouts of step {step}, above '
         f'schedule.infra_limit={self._config.schedule.infra_limit}. The last checkpoint is step '
         f'{self._checkpoints.latest}; mend the retriever and give the same command again.'
       )
@@ -160,7 +167,7 @@ class Run:
 
   def estimate(self, summaries: Sequence[Summary], step: int) -> list[np.ndarray]:
     """Advantages of all hosts' trajectories, equal on every host."""
-    return self._estimate(summaries, np.random.default_rng((self._config.seed, step)))
+    return self._advantages(summaries, np.random.default_rng((self._config.seed, step)))
 
   def batch(
     self,
@@ -168,27 +175,11 @@ class Run:
     summaries: Sequence[Summary],
     advantages: Sequence[np.ndarray],
   ) -> tuple[list[Batch], list[Batch]]:
-    """Micro-batches to learn from, and those that only count.
-
-    Without KL and entropy terms a row whose advantages are all zero has a gradient of exactly
-    zero: it enters the denominator and is spared the forward and backward pass.
-    """
-    algo, host = self._config.algo, jax.process_index()
-    keeps_all = bool(algo.kl_coef or algo.entropy_coef)
-    groups: dict[bool, list[list[int]]] = {
-      flag: [[] for _ in range(jax.process_count())] for flag in (True, False)
-    }
-    for index, (summary, values) in enumerate(zip(summaries, advantages)):
-      if not summary.is_infra:
-        groups[bool(keeps_all or np.any(values))][summary.host].append(index)
-    first = next(i for i, s in enumerate(summaries) if s.host == host)
-    batches = []
-    for flag in (True, False):
-      lengths = [[summaries[i].length for i in indices] for indices in groups[flag]]
-      mine = groups[flag][host]
-      rows = [self._row(done[i - first], advantages[i]) for i in mine]
-      batches.append(self._pack(lengths, rows))
-    return batches[0], batches[1]
+    """Global micro-batches to learn from, and those that only count; see `batching`."""
+    place = batching.Place(jax.process_index(), jax.process_count(), _shards(self._mesh))
+    parts = batching.microbatches(done, summaries, advantages, self._config, place)
+    trained, counted = ([self._learner.place(batch) for batch in part] for part in parts)
+    return trained, counted
 
   def update(
     self, microbatches: Sequence[Batch], counted: Sequence[Batch], clock: metrics_lib.Clock
@@ -209,12 +200,14 @@ class Run:
 
   def record(self, step: int, figures: dict[str, Any]) -> None:
     """Writes the step down; host 0 speaks."""
-    if self._writer is not None:
-      tokens = figures.get('length/total_mean', 0.0) * self._config.algo.group_size
-      tokens *= self._config.algo.questions_per_step
+    if self._writer is None:
+      return
+    if 'length/total_mean' in figures:
+      rollouts = self._config.algo.group_size * self._config.algo.questions_per_step
+      tokens = figures['length/total_mean'] * rollouts
       figures['perf/throughput'] = tokens / figures['timing_s/step']
-      self._writer.write(step, figures)
-      print(metrics_lib.progress(step, self._config.schedule.steps, figures), flush=True)
+    self._writer.write(step, figures)
+    print(metrics_lib.progress(step, self._config.schedule.steps, figures), flush=True)
 
   def export_best(self) -> None:
     """Writes the parameters with the best dev score as a policy folder."""
@@ -239,6 +232,7 @@ class Run:
     return reference
 
   def _restore(self, params: Any) -> tuple[Any, int]:
+    """The state to go on from, and the first step to make."""
     restored = self._checkpoints.restore_latest(self._learner.abstract_state())
     if restored is None:
       return self._learner.init_state(params), 0
@@ -254,7 +248,9 @@ class Run:
         f'{self._folder} holds a run of another configuration: {"; ".join(differing)}. Go on with '
         'the old values, or choose another run_dir.'
       )
-    return state, int(state.step)
+    step, last = int(state.step), self._config.schedule.steps
+    is_done = step == last and any(line['step'] == last for line in metrics_lib.read(self._folder))
+    return state, step + is_done
 
   def _open_writer(self, opened: contextlib.ExitStack) -> metrics_lib.MetricWriter | None:
     if jax.process_index() > 0:
@@ -271,37 +267,13 @@ class Run:
     """Compiles everything, so that nothing is compiled later."""
     self._actor.load(self._state.params)
     self._actor.warmup()
-    hosts, shards = jax.process_count(), self._mesh.shape['data'] * self._mesh.shape['fsdp']
-    learner = self._config.learner
-    shapes = [(b, batching.microbatch_rows(b, learner, hosts, shards)) for b in learner.buckets]
-    empty = [self._learner.place(batching.pack([], bucket, rows)) for bucket, rows in shapes]
-    self._learner.compile(empty)
+    place = batching.Place(jax.process_index(), jax.process_count(), _shards(self._mesh))
+    empty = batching.empty(self._config.learner, place)
+    self._learner.compile([self._learner.place(batch) for batch in empty])
 
-  def _row(self, trajectory: Trajectory, advantages: np.ndarray) -> batching.BatchRow:
-    (context,) = trajectory.contexts
-    sampled = context.sampled_mask
-    values = np.zeros(context.length, np.float32)
-    values[sampled] = advantages
-    mask = sampled
-    if self._config.algo.loss_tokens == 'all':
-      observed = np.concatenate(
-        [np.full(len(s.ids), s.kind is Kind.OBSERVATION) for s in context.segments]
-      )
-      values[observed] = advantages[0]
-      mask = sampled | observed
-    return batching.BatchRow(context, mask, values)
 
-  def _pack(
-    self, lengths: Sequence[Sequence[int]], rows: Sequence[batching.BatchRow]
-  ) -> list[Batch]:
-    shards = self._mesh.shape['data'] * self._mesh.shape['fsdp']
-    host = jax.process_index()
-    return [
-      self._learner.place(
-        batching.pack([rows[i] for i in cut.members[host]], cut.bucket, cut.rows)
-      )
-      for cut in batching.plan(lengths, self._config.learner, shards)
-    ]
+def _shards(mesh: jax.sharding.Mesh) -> int:
+  return mesh.shape['data'] * mesh.shape['fsdp']
 
 
 def _summarize(t: Trajectory) -> Summary:

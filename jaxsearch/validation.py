@@ -33,8 +33,17 @@ _ZERO_OR_MORE = (
   'schedule.infra_limit',
   'seed',
   'warmstart.observation_weight',
+  'warmstart.optimizer.decay_steps',
+  'warmstart.optimizer.warmup_steps',
+  'warmstart.optimizer.weight_decay',
 )
-_BELOW_ONE = ('algo.clip_low', 'optimizer.b1', 'optimizer.b2')
+_BELOW_ONE = (
+  'algo.clip_low',
+  'optimizer.b1',
+  'optimizer.b2',
+  'warmstart.optimizer.b1',
+  'warmstart.optimizer.b2',
+)
 _AXES = ('mesh.data', 'mesh.fsdp', 'mesh.tensor')
 
 
@@ -190,8 +199,9 @@ def _functions(folder: str, file: str) -> list[str]:
 def _files(c: config_lib.Config, verb: str) -> list[str]:
   """Files that `verb` reads, and the folder that it writes."""
   values = dict(flatten(c))
+  start = 'warmstart.policy' if c.warmstart.policy else 'model.tokenizer'
   needs = {
-    'warmstart': ['model.tokenizer', 'warmstart.demonstrations', 'retrieval.index'],
+    'warmstart': [start, 'warmstart.demonstrations', 'retrieval.index'],
     'train': ['policy.path', 'questions.train', 'questions.dev', 'retrieval.index'],
     'eval': ['policy.path', 'questions.dev'],
     'ask': ['policy.path'],
@@ -207,7 +217,7 @@ def _files(c: config_lib.Config, verb: str) -> list[str]:
     if name in backends:
       if backends[name].backend != 'none' and not os.path.isdir(path):
         problems.append(f'{name} is {path!r}; allowed: a folder made by `jaxsearch index`.')
-    elif name in ('model.tokenizer', 'policy.path', 'policy.reference'):
+    elif name in ('model.tokenizer', 'policy.path', 'policy.reference', 'warmstart.policy'):
       if not os.path.isfile(os.path.join(path, 'tokenizer.json')):
         kind = 'tokenizer' if name == 'model.tokenizer' else 'policy'
         problems.append(f'{name} is {path!r}; allowed: a {kind} folder, with a tokenizer.json.')

@@ -13,7 +13,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -82,4 +82,16 @@ def test_old_steps_are_pruned(tmp_path):
 def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(UserError, match='run_dir'):
-    journals.Journal(tmp_path / 'file' / 'journal')
+    journals.Journal(tmp_path / 'file' / 'journal').open(0)
+
+
+def test_a_forgotten_step_is_searched_again(tmp_path):
+  journal = journals.Journal(tmp_path)
+  for step in (1, 2):
+    journal.open(step)
+    journal.put(REQUEST, RESULT)
+  journal.forget(2)
+  journal.open(2)
+  assert journal.get(REQUEST) is None
+  journal.open(1)
+  assert journal.get(REQUEST) == RESULT

@@ -61,6 +61,9 @@ def test_what_works_passes_and_leaves_no_trace(working, tmp_path, verb):
     ('algo.clip_low', 1.0, 'from 0 to below 1'),
     ('algo.kl_coef', -0.1, '0 or more'),
     ('optimizer.learning_rate', 0.0, 'above 0'),
+    ('warmstart.optimizer.learning_rate', 0.0, 'above 0'),
+    ('warmstart.optimizer.decay_steps', -1, '0 or more'),
+    ('warmstart.optimizer.b2', 1.0, 'from 0 to below 1'),
     ('algo.advantage', 'group_zscor', "Did you mean 'group_zscore'?"),
     ('algo.kl', 'k9', 'clipped_ratio'),
     ('algo.loss_norm', 'tokens', "Did you mean 'token'?"),
@@ -109,6 +112,14 @@ def test_a_verb_needs_only_its_own_files(working):
   working.questions.train = working.retrieval.index = working.run_dir = ''
   validation.validate(working, 'eval')
   assert len(_problems(working)) == 3
+
+
+def test_a_warm_start_begins_with_a_tokenizer_or_a_policy(working):
+  working.warmstart.policy, working.model.tokenizer = working.model.tokenizer, ''
+  validation.validate(working, 'warmstart')
+  working.warmstart.policy = '/nowhere'
+  (line,) = _problems(working, 'warmstart')
+  assert "warmstart.policy is '/nowhere'" in line and 'a policy folder' in line
 
 
 def test_a_backend_without_index_needs_none(working):

@@ -18,21 +18,25 @@ class Journal:
   """A folder of journals; one step is open at a time."""
 
   def __init__(self, folder: str | pathlib.Path):
-    """Makes the folder if it is missing; raises UserError if it cannot be written."""
+    """Writes nothing: the folder is made when a step is opened."""
     self._folder = pathlib.Path(folder)
     self._file: BinaryIO | None = None
     self._results: dict[tuple[Any, ...], SearchResult] = {}
+
+  def open(self, step: int) -> None:
+    """Turns to the journal of `step`: reads what it holds and appends from now on.
+
+    Raises:
+      UserError: if the folder cannot be made.
+    """
+    self.close()
     try:
       self._folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise UserError(
-        f'Cannot write the search journal {str(folder)!r}: {error.strerror}. '
+        f'Cannot write the search journal {str(self._folder)!r}: {error.strerror}. '
         'Choose another run_dir or make it writable.'
       ) from None
-
-  def open(self, step: int) -> None:
-    """Turns to the journal of `step`: reads what it holds and appends from now on."""
-    self.close()
     path = self._path(step)
     written = path.read_bytes() if path.exists() else b''
     whole = written.rfind(b'\n') + 1
@@ -71,6 +75,11 @@ class Journal:
     for path in self._folder.glob('*.jsonl'):
       if path.stem.isdigit() and int(path.stem) < before_step:
         path.unlink()
+
+  def forget(self, step: int) -> None:
+    """Removes the journal of `step`, so that its searches are made again."""
+    self.close()
+    self._path(step).unlink(missing_ok=True)
 
   def close(self) -> None:
     """Closes the open step, if any."""
