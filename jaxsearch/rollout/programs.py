@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from jaxsearch.models import decoder
 from jaxsearch.rollout import cache as cache_lib
@@ -121,7 +122,10 @@ class Programs:
       attend=layers.decode(rows.length),
       dtype=self._dtype,
     )
+    # Whole on every device of a replica: cumulative sums over a split vocabulary would permute
+    # pieces, and XLA's CPU runtime makes all replicas meet for that, whose loops differ in length.
     logits_SV = self._logits(params, x_S1D[:, 0])
+    logits_SV = jax.lax.with_sharding_constraint(logits_SV, PartitionSpec())
     # Keyed by the place that the new token will have in its context.
     uniform_S = sampling.uniform(rows.key, rows.length + 1)
     return layers.cache, *sampling.sample(logits_SV, uniform_S, rows.temperature)

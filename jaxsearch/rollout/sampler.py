@@ -132,13 +132,12 @@ class Sampler:
     data = self._tokenizer.bytes_of(row.close_segment())
     index = len(row.segments) - 1
     row.spans += [Span(name, index, start, end) for name, start, end in self._protocol.spans(data)]
-    if stop is None:
-      capped = row.policy_tokens >= self._rollout.policy_tokens
-      self._finish(row, Status.POLICY_TOKEN_CAP if capped else Status.CONTEXT_CAP)
-      return
-    match self._protocol.at_pause(data, stop):
+    match self._protocol.at_pause(data, stop) if stop else None:
       case _contract.Finish(status):
         self._finish(row, status)
+      case _ if self._left(row) <= 0:  # Nothing could be written behind an answer.
+        capped = row.policy_tokens >= self._rollout.policy_tokens
+        self._finish(row, Status.POLICY_TOKEN_CAP if capped else Status.CONTEXT_CAP)
       case _contract.Notice(text):
         self._resume(row, self._tokenizer.encode(text))
       case _contract.Search(queries):
@@ -211,14 +210,13 @@ class Sampler:
     """Appends what the policy did not write and lets the row run again."""
     if row.length + len(ids) >= self._rollout.context_tokens:
       self._finish(row, Status.CONTEXT_CAP)
-    elif row.policy_tokens >= self._rollout.policy_tokens:
-      self._finish(row, Status.POLICY_TOKEN_CAP)
-    else:
-      start = row.length - 1
-      fed = np.concatenate([[row.pending], ids[:-1]])
+      return
+    start = row.length - 1
+    fed = np.concatenate([[row.pending], ids])[:-1]
+    if len(ids):
       row.append(Kind.OBSERVATION, ids)
-      row.state = State.RUNNING
-      self._extender.extend(row, start, fed, self._left(row), self._row_key(row), self._temperature)
+    row.state = State.RUNNING
+    self._extender.extend(row, start, fed, self._left(row), self._row_key(row), self._temperature)
 
   def _admit(self) -> None:
     """Puts waiting tasks into free slots; an infrastructure failure starts afresh in any slot."""

@@ -48,14 +48,17 @@ def sample(
 
 
 def _invert(weights_SN: jax.Array, target_S: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """First index whose cumulative weight exceeds the target, and what is left of the target.
+  """First index of weight above 0 whose cumulative weight exceeds the target, and the rest of it.
 
-  The target is kept below the last cumulative weight, so that rounding can neither run past the
-  end nor choose an entry of weight zero.
+  Long sums are added up as a tree, so that rounding lets cumulative weights change where a weight
+  is 0, and even fall. The target is kept below the largest one at a weight above 0: there always is
+  such an index, and an entry of weight 0 is never chosen.
   """
   cumulative_SN = jnp.cumsum(weights_SN, axis=-1)
-  target_S = jnp.minimum(target_S, jnp.nextafter(cumulative_SN[:, -1], 0.0))
-  index_S = jnp.sum(cumulative_SN <= target_S[:, None], axis=-1)
+  possible_SN = weights_SN > 0
+  top_S = jnp.where(possible_SN, cumulative_SN, 0.0).max(axis=-1)
+  target_S = jnp.minimum(target_S, jnp.nextafter(top_S, 0.0))
+  index_S = jnp.argmax(possible_SN & (cumulative_SN > target_S[:, None]), axis=-1)
   before_SN = cumulative_SN - weights_SN
   before_S = jnp.take_along_axis(before_SN, index_S[:, None], axis=-1)[:, 0]
   return index_S, jnp.maximum(target_S - before_S, 0.0)

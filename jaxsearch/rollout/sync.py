@@ -50,7 +50,7 @@ class WeightSync:
     is_spec = lambda x: isinstance(x, PartitionSpec)
     places = jax.tree.map(lambda s: NamedSharding(everywhere, s), self._specs, is_leaf=is_spec)
     self._spread = jax.jit(
-      lambda params: jax.tree.map(lambda p: p.astype(dtype), decoder.unstack(params, size)),
+      lambda params: jax.tree.map(lambda p: _cast(p, dtype), decoder.unstack(params, size)),
       out_shardings=places,
     )
 
@@ -69,6 +69,11 @@ class WeightSync:
 
 def _mesh(grid: np.ndarray, names: tuple[str, ...]) -> Mesh:
   return Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def _cast(param: jax.Array, dtype: Any) -> jax.Array:
+  """As the learner casts them: matrices and biases; the scales of norms are used in float32."""
+  return param if param.ndim == 1 else param.astype(dtype)
 
 
 def _spec(path: Any, leaf: Any, mesh: Mesh) -> PartitionSpec:

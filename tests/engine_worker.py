@@ -1,0 +1,87 @@
+"""Rollouts on one device and on two replicas of two devices; run by test_engine.py.
+
+XLA_FLAGS=--xla_force_host_platform_device_count=4 python engine_worker.py FOLDER
+"""
+
+import pathlib
+import re
+import sys
+
+import jax
+import numpy as np
+import policies
+
+from jaxsearch import config, sharding
+from jaxsearch.retrieval.pool import Pool
+
+TOLERANCE = 2e-5
+# Devices 0 and 1 share one copy of the weights and the first half of the slots; 2 and 3 the rest.
+REPLICAS = ({0, 1}, {2, 3})
+COLLECTIVES = (
+  'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast'
+)
+
+
+def collectives(hlo):
+  """The groups of devices that meet in each collective of a compiled program."""
+  for line in hlo.splitlines():
+    if not re.search(rf'= .*\b({COLLECTIVES})(-start)?\(', line):
+      continue
+    pairs = re.search(r'source_target_pairs=\{(\{.*?\})\}', line)
+    if pairs:  # On CPU all devices of all pairs wait for each other.
+      yield set(map(int, re.findall(r'\d+', pairs[1])))
+      continue
+    listed = re.search(r'replica_groups=\{(\{.*?\})\}', line)
+    iota = re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line)
+    if listed:
+      yield from (set(map(int, g.split(','))) for g in re.findall(r'\{([\d,]+)\}', listed[1]))
+      continue
+    assert iota, f'unread groups of devices: {line}'
+    shape, dims, order = ([int(n) for n in (g or '').split(',') if n] for g in iota.groups())
+    ids = np.arange(np.prod(dims)).reshape(dims)
+    yield from map(set, ids.transpose(order or range(len(dims))).reshape(shape).tolist())
+
+
+def check_programs(engine):
+  """Every program talks inside its replica only, and decode does talk there."""
+  lanes = engine._pack([], engine.chunk)
+  state = (engine._params, engine._cache, engine._rows)
+  programs = {
+    'decode': engine._decode.lower(*state, engine._table),
+    'extend': engine._extend.lower(*state, lanes),
+    'fork': engine._fork.lower(*state, lanes),
+  }
+  for name, program in programs.items():
+    groups = list(collectives(program.compile().as_text()))
+    assert groups or name == 'fork', f'{name}: nothing is split over tensor'
+    for group in groups:
+      assert any(group <= replica for replica in REPLICAS), f'{name}: {group} meet'
+
+
+def main():
+  folder = pathlib.Path(sys.argv[1])
+  policy = policies.random_policy(folder / 'tokenizer')
+  tasks = policies.make_tasks(['amber?', 'where is birch', 'so'], samples=4)
+  one = sharding.make_mesh(config.Mesh(), jax.devices()[:1])
+  single = policies.make_actor(policy, folder, training_mesh=one)
+  split = policies.make_actor(policy, folder, sample_tensor=2, slots=4)
+  assert (split._engine.replicas, split._engine.slots) == (2, 8)
+  check_programs(split._engine)  # Before it runs: what is wrong here may wait for ever there.
+  compiled = []
+  with Pool(config.Retrieval(backend='none')) as pool:
+    done = [single.rollout(tasks, pool=pool, top_k=1, temperature=1.0)]
+    jax.monitoring.register_event_duration_secs_listener(
+      lambda name, *_, **__: compiled.append(name)
+    )
+    done.append(split.rollout(tasks, pool=pool, top_k=1, temperature=1.0))
+  compiled = [name for name in compiled if '/compile/' in name]
+  assert not compiled, compiled
+  for a, b in zip(*done):
+    (a,), (b,) = a.contexts, b.contexts
+    np.testing.assert_array_equal(a.ids, b.ids)
+    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=TOLERANCE)
+  print('replicas agree')
+
+
+if __name__ == '__main__':
+  main()

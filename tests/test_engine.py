@@ -1,0 +1,261 @@
+"""The device half of a rollout: one row's bits depend on that row alone; memory and compilation."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import policies
+import pytest
+
+from jaxsearch.models import decoder
+from jaxsearch.rollout import cache as cache_lib
+from jaxsearch.rollout.engine import Engine, Lane
+from jaxsearch.text import stops
+from jaxsearch.types import UserError
+
+# The reference is another program of other shapes: the last bits of its sums differ.
+TOLERANCE = 2e-5
+
+
+@pytest.fixture(scope='module')
+def policy(tmp_path_factory):
+  """Without the tokens that are searches: rows go on until their budget ends."""
+  _, size, params = policies.random_policy(tmp_path_factory.mktemp('tokenizer'))
+  return policies.make_tokenizer(tmp_path_factory.mktemp('plain')), size, params
+
+
+@pytest.fixture(scope='module')
+def engine(policy, tmp_path_factory):
+  return policies.make_actor(policy, tmp_path_factory.mktemp('engine'))._engine
+
+
+def _ids(seed, n):
+  return np.random.default_rng(seed).integers(0, 250, n).astype(np.int32)
+
+
+def _key(seed):
+  return np.random.default_rng(seed).integers(0, 2**32, 2, np.uint32)
+
+
+def _lanes(engine, slot, ids, seed, *, start=0, left=20, temperature=1.0):
+  """The chunks that write `ids[start:]` behind a row's first `start` tokens; the last activates."""
+  begins = list(range(start, max(len(ids) - 1, start + 1), engine.chunk))
+  for at in begins:
+    stop = min(at + engine.chunk, len(ids) - 1)
+    lane = (slot, at, ids[at:stop], int(ids[stop]), left if at == begins[-1] else 0)
+    yield Lane(*lane, _key(seed), temperature)
+
+
+def _feed(engine, *args, **kwargs):
+  for lane in _lanes(engine, *args, **kwargs):
+    engine.extend([lane])
+
+
+def _run(engine, slots, chunks=4):
+  """Slot -> (ids, log-probs) sampled in some decode calls."""
+  found = {slot: ([], []) for slot in slots}
+  for _ in range(chunks):
+    out = [np.asarray(a) for a in engine.decode()]
+    for slot in slots:
+      for kept, array in zip(found[slot], out):
+        kept.extend(array[slot, : out[2][slot]])
+  return {slot: (np.array(a, np.int32), np.array(b, np.float32)) for slot, (a, b) in found.items()}
+
+
+def _bits(row):
+  return tuple(array.tobytes() for array in row)
+
+
+def _park(engine):
+  """Every slot idle, and full of other rows' keys and values."""
+  for slot in range(engine.slots):
+    _feed(engine, slot, _ids(100 + slot, 30 + slot), seed=slot, left=0)
+
+
+@pytest.fixture(scope='module')
+def alone(engine):
+  """A row that nobody disturbs: prompt, then (ids, log-probs)."""
+  prompt = _ids(0, 37)
+  _feed(engine, 0, prompt, seed=0)
+  row = _run(engine, [0])[0]
+  assert len(row[0]) == 20
+  return prompt, row
+
+
+def _logits(params, size, context):
+  """[T,V] of the uncached decoder; the context is padded, so that one program serves all."""
+  tokens = np.zeros((1, 64), np.int32)
+  tokens[0, : len(context)] = context
+  hidden = jax.jit(decoder.hidden, static_argnames=('size', 'dtype', 'remat', 'scan'))
+  x_BTD = hidden(params, size, tokens, dtype=jnp.float32, remat=False, scan=False)
+  return np.asarray(x_BTD[0, : len(context)]) @ np.asarray(decoder.unembedding(params, size)).T
+
+
+def test_log_probs_are_those_of_the_learner(policy, engine):
+  """Rows of different lengths and temperatures, against the uncached decoder."""
+  _, size, params = policy
+  rows = {1: (5, 1.0), 3: (18, 0.7), 6: (33, 1.6), 7: (1, 0.0)}
+  for slot, (n, temperature) in rows.items():
+    _feed(engine, slot, _ids(slot, n), seed=slot, temperature=temperature)
+  for slot, (ids, logprobs) in _run(engine, rows).items():
+    n, temperature = rows[slot]
+    assert len(ids) > 0
+    context = np.concatenate([_ids(slot, n), ids])
+    logits = _logits(params, size, context) / (temperature or 1.0)
+    expected = jax.nn.log_softmax(logits)[np.arange(n - 1, len(context) - 1), ids]
+    np.testing.assert_allclose(logprobs, expected, atol=TOLERANCE)
+    if temperature == 0:
+      np.testing.assert_array_equal(ids, logits[n - 1 : -1].argmax(-1))
+
+
+def test_score_is_teacher_forcing(engine, alone):
+  """Chunks of a context through extend give the log-probs that decode recorded."""
+  prompt, (ids, logprobs) = alone
+  context = np.concatenate([prompt, ids])
+  scored = []
+  for i, lane in enumerate(_lanes(engine, 5, context, seed=9, left=0)):
+    idle = Lane(2, 0, _ids(i, 3), 0, 0, _key(0), 1.0)
+    order = [lane, idle] if i % 2 else [idle, lane]
+    scored += list(engine.score(order)[order.index(lane), : len(lane.tokens)])
+  np.testing.assert_allclose(scored[len(prompt) - 1 :], logprobs, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize('slot', [0, 5, 7])
+def test_slot_company_and_garbage_change_no_bit(engine, alone, slot):
+  prompt, expected = alone
+  _park(engine)
+  for other in {1, 2, 4, 6} - {slot}:
+    _feed(engine, other, _ids(50 + other, 2 + 7 * other), seed=50 + other, left=3 + other)
+  _feed(engine, slot, prompt, seed=0)
+  assert _bits(_run(engine, [slot])[slot]) == _bits(expected)
+
+
+@pytest.mark.parametrize('place', [0, 1])
+def test_lane_changes_no_bit(engine, alone, place):
+  """The row's chunks are fed in lane 0 or 1, beside a row that is fed other chunks."""
+  prompt, expected = alone
+  _park(engine)
+  beside = list(_lanes(engine, 2, _ids(1, 50), seed=1))
+  for lane, other in zip(_lanes(engine, 3, prompt, seed=0), beside):
+    engine.extend([lane, other] if place == 0 else [other, lane])
+  assert _bits(_run(engine, [3])[3]) == _bits(expected)
+
+
+def test_a_fork_equals_a_prefill_of_its_own(engine, alone):
+  """Also when its source has gone on sampling, and when its own slot held another row."""
+  prompt, expected = alone
+  _park(engine)
+  _feed(engine, 6, prompt, seed=77)
+  engine.decode()
+  nothing = (prompt[:0], int(prompt[-1]), 20, _key(0), 1.0)
+  engine.fork([Lane(slot, len(prompt) - 1, *nothing, source=6) for slot in (1, 4)])
+  rows = _run(engine, [1, 4, 6])
+  assert _bits(rows[1]) == _bits(rows[4]) == _bits(expected)
+  assert _bits(rows[6]) != _bits(expected)  # Another key.
+
+
+def test_a_parked_row_goes_on_as_if_nothing_had_happened(engine, alone):
+  """It stops after 6 tokens, others run, and it is given the rest of its budget."""
+  prompt, (ids, logprobs) = alone
+  _feed(engine, 4, prompt, seed=0, left=6)
+  first = _run(engine, [4])[4]
+  _feed(engine, 1, _ids(1, 20), seed=1)
+  engine.decode()
+  engine.extend([Lane(4, len(prompt) + 5, ids[:0], int(ids[5]), 14, _key(0), 1.0)])
+  rest = _run(engine, [4])[4]
+  assert len(first[0]) == 6
+  assert _bits(map(np.concatenate, zip(first, rest))) == _bits((ids, logprobs))
+
+
+def test_a_rewound_row_forgets(engine, alone):
+  prompt, expected = alone
+  _feed(engine, 2, np.concatenate([prompt, _ids(5, 20)]), seed=3)
+  engine.decode()
+  engine.extend([Lane(2, len(prompt) - 1, prompt[:0], int(prompt[-1]), 20, _key(0), 1.0)])
+  assert _bits(_run(engine, [2])[2]) == _bits(expected)
+
+
+def test_key_and_place_decide_what_is_drawn(engine, alone):
+  prompt, expected = alone
+  _feed(engine, 0, prompt, seed=1)
+  assert _bits(_run(engine, [0])[0]) != _bits(expected)
+
+
+def test_left_is_what_is_sampled(engine):
+  """Over several calls; and an engine without work hands back nothing."""
+  _park(engine)
+  _feed(engine, 3, _ids(3, 9), seed=12, left=10)
+  counts = [int(np.asarray(engine.decode().count)[3]) for _ in range(3)]
+  assert counts == [7, 3, 0]
+  out = engine.decode()
+  assert not np.asarray(out.count).any() and not np.asarray(out.active).any()
+
+
+def test_a_tokenizer_larger_than_the_policy_is_refused(policy, engine, tmp_path):
+  tokenizer, size, _ = policy
+  table = stops.compile(('</search>',), tokenizer)
+  assert table.table.shape[1] < size.vocab  # Fewer ids are allowed: `engine` was built.
+  small = dataclasses.replace(size, vocab=tokenizer.vocab_size - 1)
+  options = policies.config.Rollout(**policies.ROLLOUT)
+  with pytest.raises(UserError, match=f'{tokenizer.vocab_size} ids, the policy only'):
+    Engine(small, table, options, mesh=engine._mesh)
+
+
+# --- Memory ---------------------------------------------------------------------------------------
+
+
+def _compiled(engine, size, slots, time):
+  """Every program for a large cache, of which nothing is allocated."""
+  abstract = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+  params = jax.eval_shape(lambda: decoder.unstack(decoder.init(jax.random.key(0), size), size))
+  cache = jax.eval_shape(lambda: cache_lib.init(size, slots, time, jnp.float32))
+  rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((slots, *a.shape[1:]), a.dtype), engine._rows)
+  lanes = abstract(engine._pack([], engine.chunk))
+  programs = {
+    'decode': engine._decode.lower(params, cache, rows, abstract(engine._table)),
+    'extend': engine._extend.lower(params, cache, rows, lanes),
+    'fork': engine._fork.lower(params, cache, rows, lanes),
+  }
+  bytes_ = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(cache))
+  return {name: p.compile().memory_analysis() for name, p in programs.items()}, bytes_
+
+
+def test_the_cache_is_written_in_place(policy, engine):
+  """Temporaries of decode: 2 % of the cache and a few buffers of logits; no program copies it."""
+  tokenizer, size, _ = policy
+  size = dataclasses.replace(size, layers=8, head_size=64, vocab=4000)
+  table = stops.compile(('</search>',), tokenizer)
+  options = policies.config.Rollout(**{**policies.ROLLOUT, 'slots': 1})
+  large = Engine(size, table, options, mesh=engine._mesh)
+  slots, time = 16, 2048
+  memory, cache = _compiled(large, size, slots, time)
+  logits = slots * size.vocab * 4
+  found = {name: (m.temp_size_in_bytes, m.alias_size_in_bytes) for name, m in memory.items()}
+  assert all(alias >= cache for _, alias in found.values()), (found, cache)
+  assert found['decode'][0] < 0.02 * cache + 6 * logits, (found, cache)
+  assert found['extend'][0] < 0.25 * cache, (found, cache)  # 2 lanes of 16 slots are read.
+  assert found['fork'][0] < 1.02 * cache / slots, (found, cache)  # A row at a time.
+
+
+# --- Several devices ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_replicas_and_tensor_halves(tmp_path):
+  """Four pretend devices, in a process of their own: see engine_worker.py."""
+  flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=4'
+  worker = pathlib.Path(__file__).with_name('engine_worker.py')
+  done = subprocess.run(
+    [sys.executable, str(worker), str(tmp_path)],
+    env={**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert done.stdout.splitlines()[-1] == 'replicas agree'
