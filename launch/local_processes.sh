@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs one verb in N processes of this machine that train together:
 #   launch/local_processes.sh 2 train --config=configs/x.py
-# Each process gets its own devices; the first failure ends all.
+# For CPUs, where each process has its own devices: on accelerators one process drives all those of a
+# machine. The first failure ends all.
 set -euo pipefail
 if [ $# -lt 2 ] || ! [[ $1 =~ ^[1-9][0-9]*$ ]]; then
   echo 'usage: launch/local_processes.sh N VERB [flags]; N is the number of processes' >&2

@@ -113,6 +113,14 @@ def test_several_processes_fail_together():
   assert done.returncode == 2 and 'usage' in done.stderr
 
 
+def test_controls_need_a_finished_run(tmp_path):
+  environment = os.environ | {'RUN': str(tmp_path), 'OUT': str(tmp_path / 'out')}
+  script = str(ROOT / 'launch' / 'ablations.sh')
+  done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
+  assert done.returncode == 2 and 'launch/quickstart.sh first' in done.stderr
+  assert not list(tmp_path.iterdir())
+
+
 def test_pod_dry_run_prints_every_command_and_runs_none():
   script = str(ROOT / 'launch' / 'tpu_pod.sh')
   arguments = ['--dry_run', 'pod', 'zone-a', 'train', '--config=c.py', '--config.run_dir=/a b']

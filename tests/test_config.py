@@ -7,7 +7,8 @@ import pytest
 from jaxsearch import cli, config, validation
 from jaxsearch.types import UserError
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / 'configs').rglob('*.py'))
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / 'configs').rglob('*.py'))
 
 
 @pytest.fixture
@@ -100,6 +101,30 @@ def test_what_follows_the_colon_is_passed_on(tmp_path):
   assert config.read(f'{path}:ci').run_dir == 'ci'
   with pytest.raises(UserError, match='missing 1 required'):
     config.read(str(path))
+
+
+@pytest.mark.parametrize(
+  ('name', 'fields'),
+  [
+    ('no_retriever', 'retrieval.backend'),
+    ('random_documents', 'retrieval.backend'),
+    ('shuffled_rewards', 'algo.advantage'),
+    ('no_observation_mask', 'algo.loss_tokens'),
+    (
+      'continued_warmstart',
+      'warmstart.policy warmstart.optimizer.learning_rate warmstart.optimizer.warmup_steps '
+      'warmstart.optimizer.decay_steps',
+    ),
+  ],
+)
+def test_a_control_differs_from_the_quick_start_in_what_it_names(name, fields):
+  control, full = (
+    dict(validation.flatten(config.read(f'{ROOT}/configs/{file}.py:default,runs/x')))
+    for file in (f'ablations/{name}', 'quickstart')
+  )
+  differing = {field for field in full if control[field] != full[field]}
+  assert differing == {'run_dir', *fields.split()}
+  assert control['warmstart.policy'] in ('', full['policy.path'])
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
