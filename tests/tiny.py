@@ -7,13 +7,15 @@ The policy is warm-started for a few seconds, so that it searches, answers and e
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 
-from jaxsearch import config, metrics
+from jaxsearch import config, metrics, trajectories
 from jaxsearch.retrieval.backends import bm25
 from jaxsearch.text import tokenizer
 
@@ -129,10 +131,9 @@ def finish(arguments, log, **environment):
 
 def variables():
   """The environment of the commands: what was compiled once is not compiled again."""
+  compiled = os.path.join(tempfile.gettempdir(), 'jaxsearch-tests')
   cache = {
-    'JAX_COMPILATION_CACHE_DIR': os.environ.get(
-      'JAX_COMPILATION_CACHE_DIR', '/tmp/jaxsearch-tests'
-    ),
+    'JAX_COMPILATION_CACHE_DIR': os.environ.get('JAX_COMPILATION_CACHE_DIR', compiled),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
   }
@@ -164,11 +165,36 @@ def get_config(arguments):
   return configure(folder, run)
 
 
-def leaves(policy):
-  """Every array of a policy folder's parameters."""
+def leaves(config):
+  """Every array of the newest checkpoint of a run: parameters, moments, counters."""
   import jax
 
-  from jaxsearch import checkpoint
+  from jaxsearch import checkpoint, learner, sharding
 
-  _, params, _ = checkpoint.load_policy(policy, None)
-  return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+  mesh = sharding.make_mesh(config.mesh)
+  size, _, _ = checkpoint.load_policy(config.policy.path, mesh)
+  abstract = learner.Learner(config, size, mesh).abstract_state()
+  folder = pathlib.Path(config.run_dir) / 'checkpoints'
+  checkpoints = checkpoint.RunCheckpoints(folder, config.schedule)
+  state, _ = checkpoints.restore_latest(abstract)
+  checkpoints.close()
+  return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def rollouts(run_dir):
+  """Every trajectory of a run by its name, without the seconds that its searches took."""
+  found = {}
+  for path in sorted(pathlib.Path(run_dir, 'trajectories').glob('*.jsonl')):
+    for record in trajectories.read(path):
+      for turn in record['turns']:
+        del turn['latency_s']
+      split = path.name.partition('_')[0]
+      found[split, record['step'], record['position'], record['sample']] = record
+  return found
+
+
+def make_faulty(folder, name, **faults):
+  """A copy of the index that meets faults; see `retrieval/backends/faulty.py`."""
+  shutil.copytree(folder / 'index', folder / name, dirs_exist_ok=True)
+  (folder / name / 'faults.json').write_text(json.dumps(faults))
+  return {'retrieval__backend': 'faulty', 'retrieval__index': folder / name}

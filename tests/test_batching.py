@@ -1,0 +1,169 @@
+"""From trajectories to micro-batches: what is trained, with which padding, on which host."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from jaxsearch import batching, config
+from jaxsearch.types import (
+  Context,
+  Kind,
+  Question,
+  Segment,
+  Status,
+  Summary,
+  Task,
+  Trajectory,
+  UserError,
+)
+
+QUESTION = Question('q', 'Why?', ('a',))
+
+
+def _context(rng, prompt, *written):
+  """Policy segments of the given lengths with an observation of 3 ids between them."""
+  segments = [Segment(Kind.PROMPT, rng.integers(1, 99, prompt).astype(np.int32))]
+  for i, length in enumerate(written):
+    if i:
+      segments.append(Segment(Kind.OBSERVATION, rng.integers(1, 99, 3).astype(np.int32)))
+    ids = rng.integers(1, 99, length).astype(np.int32)
+    segments.append(Segment(Kind.POLICY, ids, -rng.random(length).astype(np.float32)))
+  return Context(tuple(segments))
+
+
+def _step(shapes, lost=(), host_of=lambda position: 0, seed=0):
+  """(trajectories, summaries, advantages): shapes are (prompt, *written) by position."""
+  rng = np.random.default_rng(seed)
+  done, summaries, advantages = [], [], []
+  for position, shape in enumerate(shapes):
+    context = _context(rng, *shape)
+    is_infra = position in lost
+    status = Status.INFRA if is_infra else Status.EOS
+    done.append(Trajectory(Task(QUESTION, position, 0, 3), status, (context,)))
+    policy = context.count(Kind.POLICY)
+    summaries.append(
+      Summary(position, 0, {}, is_infra, policy, 0, context.length, host_of(position))
+    )
+    value = 0.0 if is_infra else (position % 3 - 1) * (1 + position)
+    advantages.append(np.full(policy, value, np.float32))
+  return done, summaries, advantages
+
+
+def _config(**algo):
+  made = config.Config(algo=config.Algo(**algo))
+  made.learner = config.Learner(buckets=(8, 16, 32), tokens_per_microbatch=64)
+  return made
+
+
+ONE = batching.Place(host=0, hosts=1, shards=1)
+SHAPES = [(3, 4), (2, 3, 5), (5, 20), (3, 2), (4, 1, 1), (2, 9), (1, 6), (3, 0)]
+
+
+def _rows(batches):
+  """Every row that is not filler, cut to its length: (ids, mask, advantages, logprobs)."""
+  found = []
+  for batch in batches:
+    for i, length in enumerate(batch.lengths):
+      if length:
+        arrays = (batch.tokens, batch.loss_mask, batch.advantages, batch.sampler_logprobs)
+        found.append(tuple(array[i, :length] for array in arrays))
+  return found
+
+
+@pytest.mark.parametrize('needs_all', [False, True])
+def test_every_trajectory_is_in_one_row_with_its_own_advantages(needs_all):
+  done, summaries, advantages = _step(SHAPES, lost=(3,))
+  settings = _config(entropy_coef=0.1 if needs_all else 0.0)
+  trained, counted = batching.microbatches(done, summaries, advantages, settings, ONE)
+  for rows, is_trained in ((_rows(trained), True), (_rows(counted), False)):
+    expected = [
+      (t.contexts[0], values)
+      for t, values in zip(done, advantages)
+      if not t.is_infra and bool(needs_all or values.any()) == is_trained
+    ]
+    assert len(rows) == len(expected)
+    for context, values in expected:
+      ids, mask, row_values, logprobs = next(r for r in rows if np.array_equal(r[0], context.ids))
+      np.testing.assert_array_equal(mask, context.sampled_mask)
+      np.testing.assert_array_equal(row_values[mask], values)
+      np.testing.assert_array_equal(logprobs, context.logprobs)
+      assert not row_values[~mask].any()
+  assert bool(counted) != needs_all
+
+
+def test_observations_can_be_trained_too():
+  done, summaries, advantages = _step(SHAPES)
+  settings = _config(loss_tokens='all', entropy_coef=0.1)
+  trained, _ = batching.microbatches(done, summaries, advantages, settings, ONE)
+  for ids, mask, values, _ in _rows(trained):
+    context, own = next(
+      (t.contexts[0], a) for t, a in zip(done, advantages) if np.array_equal(t.contexts[0].ids, ids)
+    )
+    kinds = np.concatenate([np.full(len(s.ids), s.kind, object) for s in context.segments])
+    np.testing.assert_array_equal(mask, kinds != Kind.PROMPT)
+    assert len(own) == 0 or set(values[mask]) == {own[0]}
+
+
+@pytest.mark.parametrize('hosts', [1, 2, 4])
+@pytest.mark.parametrize('shards', [4, 8])
+def test_hosts_agree_on_number_and_shapes_and_share_the_rows(hosts, shards):
+  shapes = SHAPES * 3
+  host_of = lambda position: position * hosts // len(shapes)
+  done, summaries, advantages = _step(shapes, host_of=host_of)
+  settings, found, plans = _config(), [], []
+  for host in range(hosts):
+    own = [t for t, s in zip(done, summaries) if s.host == host]
+    parts = batching.microbatches(
+      own, summaries, advantages, settings, batching.Place(host, hosts, shards)
+    )
+    plans.append([[batch.tokens.shape for batch in part] for part in parts])
+    found += _rows(itertools.chain(*parts))
+  assert all(plan == plans[0] for plan in plans)
+  shapes_seen = {shape for part in plans[0] for shape in part}
+  warm = batching.empty(settings.learner, batching.Place(0, hosts, shards))
+  assert shapes_seen <= {batch.tokens.shape for batch in warm}
+  assert all(rows * hosts % shards == 0 for rows, _ in shapes_seen)
+  assert len(found) == len(done)
+  wanted = sorted(t.contexts[0].ids.tolist() for t in done)
+  assert sorted(row[0].tolist() for row in found) == wanted
+
+
+def test_a_host_without_rows_packs_fillers():
+  done, summaries, advantages = _step(
+    SHAPES, lost=range(4, 8), host_of=lambda position: position // 4
+  )
+  parts = [
+    batching.microbatches(
+      done[4 * host : 4 * host + 4],
+      summaries,
+      advantages,
+      _config(),
+      batching.Place(host, hosts=2, shards=2),
+    )
+    for host in (0, 1)
+  ]
+  assert _rows(itertools.chain(*parts[0])) and not _rows(itertools.chain(*parts[1]))
+  for mine, other in zip(parts[0], parts[1], strict=True):
+    assert [b.tokens.shape for b in mine] == [b.tokens.shape for b in other]
+  assert not any(batch.weights.any() or batch.loss_mask.any() for batch in parts[1][0])
+
+
+def test_nothing_to_learn_is_no_microbatch():
+  done, summaries, advantages = _step([(2, 3)] * 2, lost=(0, 1))
+  assert batching.microbatches(done, summaries, advantages, _config(), ONE) == ([], [])
+
+
+def test_rows_of_similar_length_share_a_bucket():
+  learner = config.Learner(buckets=(8, 16, 32), tokens_per_microbatch=32)
+  cuts = batching.plan([[3, 30, 8, 9, 7, 2, 16]], learner, shards=1)
+  assert [(cut.bucket, cut.rows, cut.members[0]) for cut in cuts] == [
+    (32, 1, (1,)),
+    (16, 2, (6, 3)),
+    (8, 4, (2, 4, 0, 5)),
+  ]
+
+
+def test_a_row_that_fits_nowhere_is_told():
+  with pytest.raises(UserError, match='a row of 33 tokens'):
+    batching.plan([[3], [33]], _config().learner, shards=1)

@@ -1,0 +1,99 @@
+"""A run that is killed and started again equals the run that was not killed."""
+
+import random
+import time
+
+import numpy as np
+import pytest
+import tiny
+
+from jaxsearch import metrics
+
+# Failures that follow from the request, so that every run meets the same ones.
+FAULTS = {'latency_s': [0.0, 0.03], 'error': 0.1}
+FRAGILE = {'retrieval__retries': 0, 'rollout__attempts': 2, 'schedule__infra_limit': 1.0}
+
+
+def _until(process, happens, limit_s=120.0):
+  """Waits for `happens()`; False if the process ended before."""
+  end = time.monotonic() + limit_s
+  while not happens():
+    if process.poll() is not None:
+      return False
+    assert time.monotonic() < end, 'nothing happened'
+    time.sleep(0.005)
+  return True
+
+
+def _kill_at(moment, rng, process, run_dir):
+  """Kills the process somewhere near a moment; False if it ended before."""
+  lines = len(metrics.read(run_dir))
+  partial = run_dir / 'policy.partial'
+  happens, longest_s = {
+    'anywhere': (lambda: True, 8.0),
+    'step': (lambda: len(metrics.read(run_dir)) > lines, 0.4),
+    # Orbax writes under a temporary name and renames.
+    'save': (lambda: any((run_dir / 'checkpoints').glob('*tmp*')), 0.06),
+    'export': (lambda: partial.exists(), 0.05),
+  }[moment]
+  if not _until(process, happens):
+    return False
+  time.sleep(rng.uniform(0, longest_s))
+  alive = process.poll() is None
+  tiny.kill(process)
+  return alive
+
+
+def _run_with_kills(arguments, run_dir, log, moments, seed):
+  """Starts the same command again after each kill, and lets it end after the last one."""
+  rng = random.Random(seed)
+  for moment in moments:
+    process = tiny.start(arguments, log)
+    assert _kill_at(moment, rng, process, run_dir), f'ended before {moment}: {log.read_text()}'
+  code, output = tiny.finish(arguments, log)
+  assert code == 0, output
+
+
+def _assert_equal(folder, run, whole):
+  left, right = (tiny.configure(folder, name) for name in (run, whole))
+  for a, b in zip(tiny.leaves(left), tiny.leaves(right), strict=True):
+    np.testing.assert_array_equal(a, b)
+  lines, expected = tiny.repeated(left.run_dir), tiny.repeated(right.run_dir)
+  assert [line['step'] for line in lines] == list(range(len(expected)))
+  assert lines == expected
+  assert tiny.rollouts(left.run_dir) == tiny.rollouts(right.run_dir)
+  written = [(folder / name / 'policy' / 'size.json').read_text() for name in (run, whole)]
+  assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+  ('moments', 'steps'),
+  [
+    (['step', 'save'], 4),
+    pytest.param(
+      ['anywhere', 'step', 'save', 'step', 'save'] * 3 + ['save'] * 3 + ['export', 'anywhere'],
+      18,
+      marks=pytest.mark.slow,
+    ),
+  ],
+  ids=['2 kills', '20 kills'],
+)
+def test_a_killed_run_equals_the_whole_one(tiny_folder, moments, steps):
+  index = tiny.make_faulty(tiny_folder, 'fragile', **FAULTS)
+  options = {**index, **FRAGILE, 'schedule__steps': steps, 'schedule__eval_every': 3}
+  whole, killed = f'whole{steps}', f'killed{steps}'
+  code, output = tiny.finish(
+    tiny.command('train', tiny_folder, whole, **options), tiny_folder / f'{whole}.log'
+  )
+  assert code == 0, output
+  lines = metrics.read(tiny_folder / whole)
+  assert sum(line.get('episode/termination/infra', 0) for line in lines) > 0, 'too easy'
+  assert any(line.get('actor/pg_loss') for line in lines), 'nothing was learnt'
+  _run_with_kills(
+    tiny.command('train', tiny_folder, killed, **options),
+    tiny_folder / killed,
+    tiny_folder / f'{killed}.log',
+    moments,
+    seed=steps,
+  )
+  _assert_equal(tiny_folder, killed, whole)
