@@ -35,8 +35,7 @@ class Question:
     id: unique within its file.
     text: the question as the policy reads it.
     golden_answers: every accepted answer; at least one.
-    metadata: privileged facts (hops, chain, supporting documents). Training never reads it;
-      metrics and reports do.
+    metadata: privileged facts (hops, chain, …). Training never reads it; reports do.
   """
 
   id: str
@@ -84,7 +83,7 @@ class SearchRequest:
     top_k: documents wanted per query.
     question_id: `Question.id` of the row that asks.
     progress: share of training done, 0 to 1 (curricula read it).
-    key: 64 random bits owned by this request; the only randomness a backend may use.
+    key: 64 random bits of this request; the only randomness a backend may use.
   """
 
   trajectory: str
@@ -113,8 +112,7 @@ class Task:
 
   Attributes:
     question: what is asked.
-    position: place of the question in the whole run's sequence of questions, unique per step
-      and host; with `sample` it names the trajectory.
+    position: place of the question in the run's sequence of questions, over all steps and hosts.
     sample: index within the group of rollouts of this question.
     step: training step at whose start the trajectory is born (its weights).
     progress: share of training done, 0 to 1.
@@ -242,8 +240,7 @@ class Trajectory:
   """One rollout of one question: what was fed, what was searched, how it ended.
 
   Attributes:
-    task: what was asked for.
-    status: why it ended.
+    task, status: what was asked for, and why it ended.
     contexts: one, unless a method branches or rewrites its memory.
     attempt: restarts because of infrastructure.
     rewards: named numbers, filled in by `dataclasses.replace` after scoring; `reward` is the
@@ -267,7 +264,7 @@ class Trajectory:
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-  """What a reward and a metric may read: the response, never the prompt.
+  """What a reward may read: the response, never the prompt.
 
   Attributes:
     parts: (kind, text) of each POLICY and OBSERVATION segment, in order.
@@ -289,8 +286,7 @@ class Summary:
     rewards: named numbers; `reward` is the one that is trained on. Empty when `is_infra`.
     is_infra: lost to the infrastructure: in no mean, no spread and no denominator.
     policy_tokens: ids that the policy sampled, over all contexts.
-    searches: number of turns.
-    length: ids of all contexts together.
+    searches, length: turns, and ids of all contexts together.
     host: process that made it; a group never spans hosts.
   """
 

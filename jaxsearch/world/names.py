@@ -10,7 +10,10 @@ from __future__ import annotations
 import random
 import re
 
-_SYLLABLES = tuple(c + v for c in 'bdfghjklmnprstvz' for v in 'aeiou')
+_CONSONANTS = 'b d f g h j k l m n p r s t v z'
+_CLUSTERS = 'bl br ch cl cr dr fl fr gl gr kr pl pr qu sh sk sl sm sn sp st th tr tw'
+_ONSETS = f'{_CONSONANTS} {_CLUSTERS}'.split()
+_SYLLABLES = tuple(onset + vowel for onset in _ONSETS for vowel in 'aeiou')
 
 
 def spelled(text: str, known: set[str]) -> str:
@@ -68,4 +71,4 @@ def titled(
 
 
 def _split(word: str) -> str:
-  return '\n'.join(re.findall(r'[^aeiouAEIOU][aeiou]|.+', word))
+  return '\n'.join(re.findall(r'[^aeiouAEIOU]+[aeiou]|.+', word))

@@ -27,7 +27,7 @@ def write(
   test_per_hop: int = 300,
   chain_share: float = 0.25,
   note_share: float = 0.5,
-  vocabulary: int = 1024,
+  vocabulary: int = 1280,
 ) -> dict[str, Any]:
   """Writes {train,dev,test}/{corpus,questions}.jsonl, train/demonstrations.jsonl and tokenizer/.
 
