@@ -62,6 +62,20 @@ class Cut:
   members: tuple[tuple[int, ...], ...]
 
 
+def summarize(t: Trajectory, host: int) -> Summary:
+  """What every host is told of a trajectory of `host`."""
+  return Summary(
+    position=t.task.position,
+    sample=t.task.sample,
+    rewards={} if t.is_infra else dict(t.rewards),
+    is_infra=t.is_infra,
+    policy_tokens=sum(c.count(Kind.POLICY) for c in t.contexts),
+    searches=len(t.turns),
+    length=sum(c.length for c in t.contexts),
+    host=host,
+  )
+
+
 def microbatches(
   done: Sequence[Trajectory],
   summaries: Sequence[Summary],

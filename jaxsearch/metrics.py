@@ -112,6 +112,17 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
   )
 
 
+def over_hosts(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """The same figures of several hosts as one: the longest seconds, mean shares, summed counts."""
+  merged = {}
+  for name in sorted({name for host in figures for name in host}):
+    values = [host[name] for host in figures if name in host]
+    is_seconds = name.startswith(('timing_s/', 'search/latency_s/'))
+    merge = max if is_seconds else _mean if name.startswith('perf/') else sum
+    merged[name] = float(merge(values))
+  return merged
+
+
 def progress(step: int, steps: int, values: Mapping[str, float]) -> str:
   """One line that a person can read while the run goes on."""
   columns = [

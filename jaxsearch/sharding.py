@@ -8,6 +8,7 @@ Rows of a batch are split over `data` and `fsdp`; each host contributes its own 
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ RULES: Mapping[str | None, str | None] = {
   None: None,
 }
 _ROWS = PartitionSpec(('data', 'fsdp'))
+# Bytes that hosts exchange at a time: a fixed number, so that one compiled program serves all.
+_PIECE = 2**18
 
 
 def make_mesh(sizes: config_lib.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -128,11 +131,23 @@ def place_rows(tree: Any, mesh: Mesh) -> Any:
 
 def gather_json(value: Any) -> list[Any]:
   """Every host's JSON value, in the order of hosts. A collective: every host must call it."""
+  return [json.loads(data.decode()) for data in _gather(json.dumps(value).encode())]
+
+
+def gather_records(value: Any) -> list[Any]:
+  """The same for records of `types`, which JSON does not hold."""
   if jax.process_count() == 1:
-    return [json.loads(json.dumps(value))]
-  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    return [value]
+  return [pickle.loads(data) for data in _gather(pickle.dumps(value))]
+
+
+def _gather(data: bytes) -> list[bytes]:
+  if jax.process_count() == 1:
+    return [data]
   lengths = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
-  padded = np.zeros(int(lengths.max()), np.uint8)
-  padded[: len(data)] = data
-  rows = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
-  return [json.loads(row[:n].tobytes().decode()) for row, n in zip(rows, lengths)]
+  pieces = -(-int(lengths.max()) // _PIECE)
+  padded = np.zeros((pieces, _PIECE), np.uint8)
+  padded.reshape(-1)[: len(data)] = np.frombuffer(data, np.uint8)
+  gathered = [multihost_utils.process_allgather(piece) for piece in padded]
+  rows = np.concatenate([rows.reshape(len(lengths), -1) for rows in gathered], axis=1)
+  return [row[:n].tobytes() for row, n in zip(rows, lengths)]

@@ -23,7 +23,7 @@ from jaxsearch.learner import Batch, Learner
 from jaxsearch.retrieval.journal import Journal
 from jaxsearch.retrieval.pool import Pool
 from jaxsearch.rollout.actor import Actor
-from jaxsearch.types import Kind, Summary, Task, Trajectory, UserError
+from jaxsearch.types import Summary, Task, Trajectory, UserError
 
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
 _MAY_DIFFER = ('run_dir', 'schedule.', 'mesh.', 'retrieval.workers', 'eval_retrieval.workers')
@@ -151,8 +151,9 @@ class Run:
     Raises:
       UserError: if the infrastructure lost more of them than `schedule.infra_limit` allows.
     """
-    own = [dataclasses.asdict(_summarize(t)) for t in done]
-    summaries = [Summary(**fields) for host in sharding.gather_json(own) for fields in host]
+    host = jax.process_index()
+    own = [dataclasses.asdict(batching.summarize(t, host)) for t in done]
+    summaries = [Summary(**fields) for part in sharding.gather_json(own) for fields in part]
     lost = sum(s.is_infra for s in summaries) / len(summaries)
     if lost > self._config.schedule.infra_limit:
       step = done[0].task.step
@@ -195,8 +196,11 @@ class Run:
     return figures
 
   def figures(self, done: Sequence[Trajectory]) -> dict[str, float]:
-    """Of this host's rollouts."""
-    return metrics_lib.rollout_metrics(done) | self._actor.measure() | self._pool.stats()
+    """Of every host's rollouts; a collective."""
+    light = sharding.gather_records([trajectories.without_texts(t) for t in done])
+    measured = sharding.gather_json(self._actor.measure() | self._pool.stats())
+    rollouts = metrics_lib.rollout_metrics([t for host in light for t in host])
+    return rollouts | metrics_lib.over_hosts(measured)
 
   def record(self, step: int, figures: dict[str, Any]) -> None:
     """Writes the step down; host 0 speaks."""
@@ -265,6 +269,7 @@ class Run:
 
   def _warm_up(self) -> None:
     """Compiles everything, so that nothing is compiled later."""
+    sharding.gather_json(jax.process_index())
     self._actor.load(self._state.params)
     self._actor.warmup()
     place = batching.Place(jax.process_index(), jax.process_count(), _shards(self._mesh))
@@ -274,19 +279,6 @@ class Run:
 
 def _shards(mesh: jax.sharding.Mesh) -> int:
   return mesh.shape['data'] * mesh.shape['fsdp']
-
-
-def _summarize(t: Trajectory) -> Summary:
-  return Summary(
-    position=t.task.position,
-    sample=t.task.sample,
-    rewards={} if t.is_infra else dict(t.rewards),
-    is_infra=t.is_infra,
-    policy_tokens=sum(c.count(Kind.POLICY) for c in t.contexts),
-    searches=len(t.turns),
-    length=sum(c.length for c in t.contexts),
-    host=jax.process_index(),
-  )
 
 
 def _lookup(fields: Any, name: str) -> Any:

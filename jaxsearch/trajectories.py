@@ -6,13 +6,14 @@ its figures. Trajectories that the infrastructure lost count as wrong and are co
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxsearch.types import Kind, Response, Status, Trajectory, Turn, UserError
+from jaxsearch.types import Document, Kind, Response, Status, Trajectory, Turn, UserError
 
 Record = dict[str, Any]
 
@@ -61,6 +62,24 @@ def record(trajectory: Trajectory, tokenizer: Any, protocol: Any) -> Record:
     ],
     'turns': _turns(trajectory),
   }
+
+
+def without_texts(trajectory: Trajectory) -> Trajectory:
+  """The same without the texts of its documents and its log-probabilities: what metrics read."""
+
+  def shorten(turn: Turn) -> Turn:
+    documents = tuple(tuple(Document(d.id, '', '') for d in found) for found in turn.documents)
+    return dataclasses.replace(turn, documents=documents)
+
+  contexts = tuple(
+    dataclasses.replace(
+      context,
+      segments=tuple(dataclasses.replace(s, logprobs=None) for s in context.segments),
+      turns=tuple(shorten(turn) for turn in context.turns),
+    )
+    for context in trajectory.contexts
+  )
+  return dataclasses.replace(trajectory, contexts=contexts)
 
 
 def write(path: str | os.PathLike[str], records: Iterable[Record]) -> None:

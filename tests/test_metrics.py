@@ -115,3 +115,27 @@ def test_a_resumed_run_forgets_the_lost_continuation(tmp_path):
 def test_progress_is_one_line_of_what_is_known():
   line = metrics.progress(3, 40, {'reward/mean': 0.51, 'timing_s/step': 2.04, 'other': 1.0})
   assert line == 'step    3/40  reward 0.510  2.0 s'
+
+
+def test_figures_of_several_hosts_become_one():
+  hosts = [
+    {
+      'timing_s/gen/wait': 1.0,
+      'perf/occupancy': 0.5,
+      'search/count': 3.0,
+      'search/outcome/ok': 3.0,
+    },
+    {
+      'timing_s/gen/wait': 2.0,
+      'perf/occupancy': 1.0,
+      'search/count': 4.0,
+      'search/latency_s/p95': 9,
+    },
+  ]
+  assert metrics.over_hosts(hosts) == {
+    'timing_s/gen/wait': 2.0,
+    'perf/occupancy': 0.75,
+    'search/count': 7.0,
+    'search/outcome/ok': 3.0,
+    'search/latency_s/p95': 9.0,
+  }

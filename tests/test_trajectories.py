@@ -6,7 +6,7 @@ import types as pytypes
 import numpy as np
 import pytest
 
-from jaxsearch import trajectories
+from jaxsearch import metrics, trajectories
 from jaxsearch.types import (
   Context,
   Document,
@@ -112,3 +112,10 @@ def test_data_sets_are_told_apart():
   summary = trajectories.summarize([*records, _record(0, 1.0, dataset='bamboogle')])
   assert summary['by_dataset']['nq'] == {'em': 0.5, 'cover_em': 0.5, 'f1': 0.25, 'n': 2}
   assert summary['by_dataset']['bamboogle']['em'] == 1.0
+
+
+def test_without_texts_keeps_what_metrics_read(trajectory):
+  light = trajectories.without_texts(trajectory)
+  assert metrics.rollout_metrics([light]) == metrics.rollout_metrics([trajectory])
+  documents = [d for turn in light.turns for found in turn.documents for d in found]
+  assert documents and not any(d.text or d.title for d in documents)

@@ -167,16 +167,25 @@ def get_config(arguments):
 
 def leaves(config):
   """Every array of the newest checkpoint of a run: parameters, moments, counters."""
+  return _leaves(config, lambda abstract, checkpoints, _: checkpoints.restore_latest(abstract)[0])
+
+
+def start_leaves(config):
+  """The same of the state that the run started from."""
+  return _leaves(config, lambda _, __, fresh: fresh)
+
+
+def _leaves(config, choose):
   import jax
 
   from jaxsearch import checkpoint, learner, sharding
 
   mesh = sharding.make_mesh(config.mesh)
-  size, _, _ = checkpoint.load_policy(config.policy.path, mesh)
-  abstract = learner.Learner(config, size, mesh).abstract_state()
+  size, params, _ = checkpoint.load_policy(config.policy.path, mesh)
+  made = learner.Learner(config, size, mesh)
   folder = pathlib.Path(config.run_dir) / 'checkpoints'
   checkpoints = checkpoint.RunCheckpoints(folder, config.schedule)
-  state, _ = checkpoints.restore_latest(abstract)
+  state = choose(made.abstract_state(), checkpoints, made.init_state(params))
   checkpoints.close()
   return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
