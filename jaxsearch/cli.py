@@ -22,6 +22,7 @@ from jaxsearch.types import UserError
 
 _CI_WORLD = {
   'documents': 600,
+  'train_documents': 1200,
   'demonstration_count': 800,
   'train_per_hop': 100,
   'dev_per_hop': 12,

@@ -14,6 +14,7 @@ from jaxsearch.world import ask, schema
 
 SMALL = {
   'documents': 600,
+  'train_documents': 600,
   'demonstration_count': 400,
   'train_per_hop': 60,
   'dev_per_hop': 20,
@@ -233,7 +234,7 @@ def test_shares_are_the_ones_asked_for(tmp_path):
 
 def test_no_name_is_a_token_and_tags_are_several(out, pages):
   tokens = tokenizer.load(out / 'tokenizer')
-  assert 512 < tokens.vocab_size <= 1024
+  assert 512 < tokens.vocab_size <= 1280
   for split in ('train', 'test'):
     words = {word for c in pages[split].values() for word in _title(c).split()}
     common = {word for kind in schema.KINDS for word in kind.last_words}

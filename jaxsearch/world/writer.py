@@ -21,9 +21,10 @@ def write(
   seed: int,
   documents: int = 2400,
   *,
-  demonstration_count: int = 6000,
+  train_documents: int = 20000,
+  demonstration_count: int = 12000,
   train_per_hop: int = 1000,
-  dev_per_hop: int = 60,
+  dev_per_hop: int = 40,
   test_per_hop: int = 300,
   chain_share: float = 0.25,
   note_share: float = 0.5,
@@ -34,7 +35,9 @@ def write(
   Args:
     out: folder, made if need be.
     seed: same seed, same bytes.
-    documents: per world; there are three.
+    documents: of the dev and of the test world.
+    train_documents: of the training world. Many, so that copying a name pays and learning names by
+      heart does not: no word of a held-out name was ever seen.
     demonstration_count: in all: 45 % of one hop, 35 % of two, 20 % of three.
     train_per_hop: training questions of each of one to three hops, none of them demonstrated.
     dev_per_hop, test_per_hop: questions of each of one to four hops.
@@ -57,7 +60,8 @@ def write(
   pages, askers, asked = {}, {}, {}
   for split, wanted in amounts.items():
     rng = random.Random(f'{seed}/{split}')
-    world = graph.make(rng, words, prefix=split, documents=documents)
+    size = train_documents if split == 'train' else documents
+    world = graph.make(rng, words, prefix=split, documents=size)
     pages[split] = articles.write(rng, world)
     askers[split] = ask.Asker(rng, world, split)
     asked[split] = [
@@ -70,7 +74,8 @@ def write(
     chain_share=chain_share,
     note_share=note_share,
   )
-  facts = {'seed': seed, 'documents': documents, 'vocabulary': vocabulary}
+  facts = {'seed': seed, 'documents': documents, 'train_documents': train_documents}
+  facts |= {'vocabulary': vocabulary}
   facts |= {'questions_by_hops': amounts, 'demonstrations': _shares(shown)}
   _save(Path(out), pages, asked, shown, facts)
   return facts
