@@ -16,6 +16,7 @@ import pytest
 
 from jaxsearch import config
 from jaxsearch.models import decoder
+from jaxsearch.protocols import _contract, research
 from jaxsearch.retrieval.backends import faulty
 from jaxsearch.retrieval.pool import Pool
 from jaxsearch.rollout import sampler as sampler_lib
@@ -396,6 +397,27 @@ def test_a_document_with_our_tags_is_text(scripted, followed):
 def test_an_answer_without_its_tags_earns_nothing(followed):
   assert followed['['].status is Status.EOS
   assert followed['['].rewards['reward'] == 0.0
+
+
+class Patient(research.Research):
+  """Says `notice` where the protocol says that no query was given; a protocol may do so."""
+
+  notice = ''
+
+  def at_pause(self, segment, stop):
+    action = super().at_pause(segment, stop)
+    return _contract.Notice(self.notice) if action == _contract.Search(()) else action
+
+
+@pytest.mark.parametrize('notice', ['Write a query.\n', ''])
+def test_a_notice_is_appended_and_is_no_search(scripted, pool, monkeypatch, notice):
+  """Also an empty one, which only lets the row go on."""
+  monkeypatch.setattr(Patient, 'notice', notice)
+  monkeypatch.setattr(scripted._sampler, '_protocol', Patient(**vars(scripted.protocol)))
+  (t,) = _follow(scripted, '&', pool)
+  assert t.status is Status.EOS and not t.turns
+  assert _written(scripted, t) == ['not a query</search>', _text(ANSWER)]
+  assert _written(scripted, t, Kind.OBSERVATION) == ([notice] if notice else [])
 
 
 def test_a_prompt_is_forked_before_its_slot_is_taken(scripted, pool):

@@ -87,7 +87,12 @@ class Sampler:
     return [done[task.name] for task in tasks]
 
   def measure(self) -> dict[str, float]:
-    """Seconds per part of the work and slot occupancy since the last call, which forgets them."""
+    """Figures since the last call, which this one forgets.
+
+    Returns:
+      timing_s/gen/*: seconds per part of the work; perf/occupancy: of all slots in all steps of
+      decode, the share that sampled a token.
+    """
     measured = {f'timing_s/gen/{part}': s for part, s in self._seconds.items()}
     measured['perf/occupancy'] = self._rows_decoded / max(self._rows_offered, 1)
     self._seconds.clear()
