@@ -51,10 +51,10 @@ def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
   )
   c.warmstart = config.Warmstart(
     demonstrations=f'{world}/train/demonstrations.jsonl',
-    steps=20 if ci else 1300,
+    steps=20 if ci else 1000,
     tokens_per_step=2304,
     optimizer=config.Optimizer(
-      learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=1270, b2=0.98
+      learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=970, b2=0.98
     ),
   )
   return c

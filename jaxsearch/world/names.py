@@ -43,7 +43,7 @@ def people(rng: random.Random, words: Words, count: int) -> tuple[list[str], lis
   About three people share a given name and six a surname, so that half a name finds nobody.
   """
   given = [words.word(2) for _ in range(max(4, count // 3))]
-  surnames = [words.word(rng.choice((2, 2, 3))) for _ in range(max(4, count // 6))]
+  surnames = [words.word(2) for _ in range(max(4, count // 6))]
   names: dict[str, None] = {}
   while len(names) < count:
     names[f'{rng.choice(given)} {rng.choice(surnames)}'] = None
@@ -53,10 +53,7 @@ def people(rng: random.Random, words: Words, count: int) -> tuple[list[str], lis
 def places(rng: random.Random, words: Words, count: int, endings: tuple[str, ...]) -> list[str]:
   """`count` one-word names."""
   endings = endings or ('',)
-  return [
-    words.word(2 if ending else rng.choice((2, 3)), ending)
-    for ending in (rng.choice(endings) for _ in range(count))
-  ]
+  return [words.word(2, ending) for ending in (rng.choice(endings) for _ in range(count))]
 
 
 def titled(
@@ -65,7 +62,7 @@ def titled(
   """`count` names of two words, of which about four in ten borrow a word of `shared`."""
   names: dict[str, None] = {}
   while len(names) < count:
-    first = rng.choice(shared) if rng.random() < 0.4 else words.word(rng.choice((2, 3)))
+    first = rng.choice(shared) if rng.random() < 0.4 else words.word(2)
     names[f'{first} {rng.choice(last)}'] = None
   return list(names)
 
