@@ -14,7 +14,7 @@ from jaxsearch.world import ask, schema
 
 SMALL = {
   'documents': 600,
-  'train_documents': 600,
+  'train_documents': 1500,
   'demonstration_count': 400,
   'train_per_hop': 60,
   'dev_per_hop': 20,
@@ -240,7 +240,7 @@ def test_no_name_is_a_token_and_tags_are_several(out, pages):
     common = {word for kind in schema.KINDS for word in kind.last_words}
     assert all(len(tokens.encode(' ' + word)) > 1 for word in words - common)
   mean = {
-    split: sum(len(tokens.encode(c)) for c in pages[split].values()) / SMALL['documents']
+    split: sum(len(tokens.encode(c)) for c in pages[split].values()) / len(pages[split])
     for split in ('train', 'test')
   }
   assert abs(mean['train'] - mean['test']) < 0.05 * mean['train']
