@@ -112,7 +112,8 @@ def test_splits_share_no_name_word(pages):
   assert not words['dev'] & words['test']
   for split in SPLITS:
     titles = [_title(contents) for contents in pages[split].values()]
-    assert len(set(titles)) == len(titles) == SMALL['documents']
+    size = SMALL['train_documents' if split == 'train' else 'documents']
+    assert len(set(titles)) == len(titles) == size
   surnames = [_title(c).split()[-1] for c in pages['test'].values() if ' ' in _title(c)]
   assert any(surnames.count(s) > 2 for s in surnames if s.lower() not in common)
 
