@@ -18,7 +18,7 @@ def files(tmp_path_factory):
   tiny.write(folder)
   policy = folder / 'start' / 'warmstart' / 'policy'
   shutil.copytree(folder / 'tokenizer', policy)
-  size = {'vocab': 384, 'layers': 2, 'embed': 32, 'heads': 2, 'kv_heads': 1}
+  size = {'vocab': 360, 'layers': 2, 'embed': 32, 'heads': 2, 'kv_heads': 1}
   size |= {'family': 'decoder', 'head_size': 16, 'hidden': 64}
   (policy / 'size.json').write_text(json.dumps(size))
   return folder

@@ -14,13 +14,15 @@ FAULTS = {'latency_s': [0.0, 0.03], 'error': 0.1}
 FRAGILE = {'retrieval__retries': 0, 'rollout__attempts': 2, 'schedule__infra_limit': 1.0}
 
 
-def _until(process, happens, limit_s=120.0):
+def _until(process, happens, limit_s=600.0):
   """Waits for `happens()`; False if the process ended before."""
   end = time.monotonic() + limit_s
   while not happens():
     if process.poll() is not None:
       return False
-    assert time.monotonic() < end, 'nothing happened'
+    if time.monotonic() > end:
+      tiny.kill(process)
+      pytest.fail('nothing happened')
     time.sleep(0.005)
   return True
 
@@ -97,3 +99,25 @@ def test_a_killed_run_equals_the_whole_one(tiny_folder, moments, steps):
     seed=steps,
   )
   _assert_equal(tiny_folder, killed, whole)
+
+
+def test_a_step_that_is_run_again_gets_the_answers_of_the_first_time(tiny_folder):
+  """The retriever fails once for each request: made again, the searches would have succeeded."""
+  index = tiny.make_faulty(tiny_folder, 'once', error=0.3, once=True)
+  options = {**index, **FRAGILE, 'rollout__attempts': 1, 'schedule__steps': 3}
+  options |= {'retrieval__batch': 1}  # A failure in company is tried again alone.
+  options |= {'schedule__eval_every': 3, 'schedule__checkpoint_every': 3}
+  command = tiny.command('train', tiny_folder, 'again', **options)
+  run_dir, log = tiny_folder / 'again', tiny_folder / 'again.log'
+  process = tiny.start(command, log)
+  assert _until(process, lambda: len(metrics.read(run_dir)) >= 2)
+  tiny.kill(process)
+  before = tiny.repeated(run_dir)
+  rollouts = {key: r for key, r in tiny.rollouts(run_dir).items() if key[:2] < ('train', 2)}
+  code, output = tiny.finish(command, log)
+  assert code == 0, output
+  assert tiny.repeated(run_dir)[: len(before)] == before
+  assert rollouts.items() <= tiny.rollouts(run_dir).items()
+  lines = metrics.read(run_dir)
+  assert lines[0]['search/from_journal'] == lines[0]['search/count'] > 0
+  assert lines[0]['episode/termination/infra'] > 0 and lines[2]['search/from_journal'] <= 16

@@ -25,7 +25,7 @@ def run(tiny_folder):
 
 
 @pytest.fixture(scope='module')
-def steps(run):
+def steps(run, tiny_folder):
   """Two steps of the loop's own body: (compile events, trajectories, summaries, figures) each."""
   events = []
 
@@ -43,6 +43,9 @@ def steps(run):
     run.load_weights(clock)
     figures = run.evaluate(step, clock)
     run.save(step, figures['val/em'], clock)
+    # The checkpoint is still on its way to disk: a kill now would repeat the step before it.
+    if step:
+      assert any(tiny_folder.glob(f'here/journal/*/train/*{step - 1}.jsonl'))
     tasks = run.take(step)
     done = run.rollout(tasks, clock)
     summaries = run.gather(done)

@@ -61,7 +61,7 @@ def write(folder):
   tags += '<think> It is. </think>\n<answer> \\boxed{{ {} }} </answer>'
   texts = [d['contents'] for d in documents] + [q['question'] for q in questions]
   texts += [tags.format(a, b, b) for a, b in NEAR.items()]
-  tokenizer.train(texts, 384, folder / 'tokenizer')
+  tokenizer.train(texts, 360, folder / 'tokenizer')
 
 
 def configure(folder, run):
