@@ -56,17 +56,8 @@ def write(
     'dev': dict.fromkeys(HELD_OUT_HOPS, dev_per_hop),
     'test': dict.fromkeys(HELD_OUT_HOPS, test_per_hop),
   }
-  words = names.Words(random.Random(f'{seed}/names'), articles.words())
-  pages, askers, asked = {}, {}, {}
-  for split, wanted in amounts.items():
-    rng = random.Random(f'{seed}/{split}')
-    size = train_documents if split == 'train' else documents
-    world = graph.make(rng, words, prefix=split, documents=size)
-    pages[split] = articles.write(rng, world)
-    askers[split] = ask.Asker(rng, world, split)
-    asked[split] = [
-      askers[split].ask(hops).question for hops, count in wanted.items() for _ in range(count)
-    ]
+  sizes = {'train': train_documents, 'dev': documents, 'test': documents}
+  pages, askers, asked = _make(seed, sizes, amounts)
   shown = demonstrations.write(
     random.Random(f'{seed}/demonstrations'),
     askers['train'],
@@ -79,6 +70,23 @@ def write(
   facts |= {'questions_by_hops': amounts, 'demonstrations': _shares(shown)}
   _save(Path(out), pages, asked, shown, facts)
   return facts
+
+
+def _make(
+  seed: int, sizes: dict[str, int], amounts: dict[str, dict[int, int]]
+) -> tuple[dict[str, list[dict[str, str]]], dict[str, ask.Asker], dict[str, list[Question]]]:
+  """(pages, askers, questions) of each split, which share no name word."""
+  words = names.Words(random.Random(f'{seed}/names'), articles.words())
+  pages, askers, asked = {}, {}, {}
+  for split, wanted in amounts.items():
+    rng = random.Random(f'{seed}/{split}')
+    world = graph.make(rng, words, prefix=split, documents=sizes[split])
+    pages[split] = articles.write(rng, world)
+    askers[split] = ask.Asker(rng, world, split)
+    asked[split] = [
+      askers[split].ask(hops).question for hops, count in wanted.items() for _ in range(count)
+    ]
+  return pages, askers, asked
 
 
 def _save(
