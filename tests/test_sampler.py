@@ -316,6 +316,12 @@ def test_a_tag_split_over_tokens_pauses_the_row(scripted, followed):
   assert observed == '\n<result>\namber\nnear birch\n\nlagoon\nnear amber\n</result>\n'
 
 
+def test_the_retriever_is_not_asked_without_a_query(scripted, pool):
+  pool.stats()
+  _follow(scripted, '$&+', pool)
+  assert pool.stats()['search/count'] == 1
+
+
 @pytest.mark.parametrize('marker', ['$', '&'])
 def test_a_search_without_a_query_is_the_policys_fault(scripted, followed, marker):
   """It is told so without asking the retriever, and goes on."""
@@ -469,7 +475,7 @@ def test_another_attempt_draws_other_tokens(actor, done, tasks, faults):
   with faults({'timeout': 0.3}, retries=0) as pool:
     found = _roll(actor, tasks, pool)
   again = [t for t in found if t.attempt]
-  assert again and len(again) < len(found)
+  assert len(again) < len(found) and not all(t.is_infra for t in again)
   for t in found:
     same = policies.bits([t])[t.task.name] == before[t.task.name]
     assert same == (not t.attempt)
@@ -485,10 +491,12 @@ def test_faults_that_a_retry_mends_leave_no_trace(actor, done, tasks, faults):
 
 
 def test_a_slow_search_holds_up_no_other_row(scripted, faults):
-  """Twenty rows come and go in the other slots while one search takes its time."""
+  """Eighteen rows come and go in the other slots while one search takes its time."""
   finished = scripted._sampler._done  # In the order in which they end.
+  # All prompts differ: an extension is never kept waiting for others to share its program.
+  tasks = policies.make_tasks([f'so {m} {i}' for i, m in enumerate('@' + '!#%!#%' * 3)])
   with faults({'latency_s': [4.0, 4.0]}) as pool:
-    done = _follow(scripted, '@' + '!#%!#%' * 3, pool)
+    done = scripted.rollout(tasks, pool=pool, top_k=3, temperature=0.0)
   assert all(t.status is Status.EOS for t in done)
   assert list(finished)[-1] == done[0].task.name
   assert done[0].turns[0].latency_s > 3.9
