@@ -1,5 +1,6 @@
 """Two processes that train together equal one; what one of them loses changes nothing else."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -124,3 +125,21 @@ def test_together_they_evaluate_every_question_once(tiny_folder):
     for turn in record['turns']:
       del turn['latency_s']
   assert len(shared) == 11 and shared == alone
+
+
+@pytest.mark.slow
+def test_a_warm_start_of_two_processes_equals_one(tiny_folder):
+  options = {'warmstart__steps': 6, 'warmstart__optimizer__eps': 1e-4}
+  code, output = tiny.finish(
+    tiny.command('warmstart', tiny_folder, 'warm1', **options), tiny_folder / 'warm1.log'
+  )
+  assert code == 0, output
+  code, output = _together(tiny.command('warmstart', tiny_folder, 'warm2', **options))
+  assert code == 0, output
+  one, two = (
+    json.loads((tiny_folder / run / 'warmstart' / 'losses.json').read_text())
+    for run in ('warm1', 'warm2')
+  )
+  assert len(one) == 6 and one[-1] < one[0]
+  np.testing.assert_allclose(two, one, rtol=1e-3)
+  assert (tiny_folder / 'warm2' / 'warmstart' / 'policy' / 'params').is_dir()

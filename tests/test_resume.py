@@ -34,6 +34,7 @@ def _kill_at(moment, rng, process, run_dir):
   happens, longest_s = {
     'anywhere': (lambda: True, 8.0),
     'step': (lambda: len(metrics.read(run_dir)) > lines, 0.4),
+    'third step': (lambda: len(metrics.read(run_dir)) == 3, 0.4),
     # Orbax writes under a temporary name and renames.
     'save': (lambda: any((run_dir / 'checkpoints').glob('*tmp*')), 0.06),
     'export': (lambda: partial.exists(), 0.05),
@@ -71,7 +72,7 @@ def _assert_equal(folder, run, whole):
 @pytest.mark.parametrize(
   ('moments', 'steps'),
   [
-    (['step', 'save'], 4),
+    (['third step', 'save'], 5),
     pytest.param(
       ['anywhere', 'step', 'save', 'step', 'save'] * 3 + ['save'] * 3 + ['export', 'anywhere'],
       18,
