@@ -141,8 +141,9 @@ def variables():
 
 
 def kill(process):
-  """SIGKILL to the process and all that it started."""
-  os.killpg(process.pid, signal.SIGKILL)
+  """SIGKILL to the process and all that it started, if it still runs."""
+  if process.poll() is None:
+    os.killpg(process.pid, signal.SIGKILL)
   process.wait()
 
 
