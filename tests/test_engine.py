@@ -187,13 +187,29 @@ def test_key_and_place_decide_what_is_drawn(engine, alone):
 
 
 def test_left_is_what_is_sampled(engine):
-  """Over several calls; and an engine without work hands back nothing."""
+  """Over several calls; and an engine without work hands back nothing and moves no row."""
   _park(engine)
   _feed(engine, 3, _ids(3, 9), seed=12, left=10)
   counts = [int(np.asarray(engine.decode().count)[3]) for _ in range(3)]
   assert counts == [7, 3, 0]
+  assert np.asarray(engine._rows.length)[[2, 3]].tolist() == [31, 18]  # Slot 2 was parked.
+  before = jax.tree.map(np.asarray, engine._rows)
   out = engine.decode()
+  jax.tree.map(np.testing.assert_array_equal, engine._rows, before)
   assert not np.asarray(out.count).any() and not np.asarray(out.active).any()
+
+
+def test_ids_without_a_token_stand_for_nothing(policy):
+  """They leave the automaton where it is, and have no bytes."""
+  tokenizer, size, _ = policy
+  table = stops.compile(('</search>',), tokenizer)
+  known = tokenizer.vocab_size
+  wide = stops.widen(table, size.vocab)
+  assert known < size.vocab and wide.table.shape == (len(table.table), size.vocab)
+  np.testing.assert_array_equal(wide.table[:, :known], table.table)
+  for state, row in enumerate(wide.table):
+    assert set(row[known:]) == {state}
+  assert tokenizer.bytes_of([65, known, size.vocab - 1, 65]) == 2 * tokenizer.token_bytes[65]
 
 
 def test_a_tokenizer_larger_than_the_policy_is_refused(policy, engine, tmp_path):

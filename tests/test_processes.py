@@ -70,7 +70,9 @@ def test_two_processes_equal_one(tiny_folder):
 
 @pytest.mark.slow
 def test_a_host_that_loses_everything_changes_only_its_rows(tiny_folder):
-  options = {'schedule__steps': 1, 'optimizer__eps': 1e-4, 'rollout__temperature': 0.3}
+  options = {'schedule__steps': 1, 'optimizer__eps': 1e-4, 'rollout__temperature': 0.5}
+  # A gradient to be seen from every row that counts, whatever its reward.
+  options |= {'algo__entropy_coef': 10.0, 'optimizer__grad_clip': 1e6}
   _alone(tiny_folder, 'half', **options, algo__questions_per_step=2)
   dead = tiny.make_faulty(tiny_folder, 'dead', error=1.0)
   fragile = {'retrieval__retries': 0, 'rollout__attempts': 1, 'schedule__infra_limit': 1.0}
@@ -97,8 +99,11 @@ def test_a_host_that_loses_everything_changes_only_its_rows(tiny_folder):
   (line, _) = metrics.read(tiny_folder / 'lame')
   assert line['episode/termination/infra'] == 0.5 and line['search/outcome/error'] >= len(lost)
   (expected, _) = metrics.read(tiny_folder / 'half')
+  assert expected['actor/grad_norm'] > 0.1
   for name in ('reward/mean', 'length/total_mean', 'search/calls_mean'):
     assert line[name] == pytest.approx(expected[name]), name
+  for name in ('actor/grad_norm', 'actor/entropy', 'actor/pg_loss'):
+    assert line[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-6), name
 
 
 def test_bad_input_ends_every_process_with_code_two(tiny_folder):
