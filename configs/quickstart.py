@@ -16,17 +16,17 @@ def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
   c.policy.path = f'{run}/warmstart/policy'
   # Small enough for unrolled layers and kept activations: twice as fast on CPU.
   c.policy.scan = c.policy.remat = False
-  # Biases and normalised heads let copying heads form in half the steps.
+  # Copying is what this model has to learn, and all that it is given time for.
   c.model = config.Model(
     layers=3,
     embed=128,
-    heads=2,
-    kv_heads=2,
-    head_size=64,
+    heads=4,
+    kv_heads=4,
+    head_size=32,
     hidden=384,
-    rope_base=1000.0,
-    qk_norm=True,
+    rope_base=100.0,
     attention_bias=True,
+    copying_heads=True,
     tokenizer=f'{world}/tokenizer',
   )
   c.questions = config.Questions(f'{world}/train/questions.jsonl', f'{world}/dev/questions.jsonl')
@@ -45,16 +45,16 @@ def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
   )
   c.algo = config.Algo(questions_per_step=4 if ci else 16, group_size=4 if ci else 8)
   c.optimizer = config.Optimizer(learning_rate=5e-4, warmup_steps=2, weight_decay=0.0, b2=0.98)
-  c.learner = config.Learner(buckets=(192, 256, 384, 512), tokens_per_microbatch=6144)
+  c.learner = config.Learner(buckets=(128, 160, 256, 512), tokens_per_microbatch=6144)
   c.schedule = config.Schedule(
     steps=2 if ci else 16, eval_every=1 if ci else 4, checkpoint_every=1 if ci else 4
   )
   c.warmstart = config.Warmstart(
     demonstrations=f'{world}/train/demonstrations.jsonl',
-    steps=20 if ci else 1000,
+    steps=20 if ci else 600,
     tokens_per_step=2304,
     optimizer=config.Optimizer(
-      learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=970, b2=0.98
+      name='muon', learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=570, b2=0.98
     ),
   )
   return c

@@ -126,7 +126,9 @@ def empty(learner: config_lib.Learner, place: Place) -> list[Batch]:
 
 
 def plan(lengths: Sequence[Sequence[int]], learner: config_lib.Learner, shards: int) -> list[Cut]:
-  """Cuts every host's rows into micro-batches of similar length, longest first.
+  """Cuts every host's rows into micro-batches, largest buckets first.
+
+  Rows of one bucket stay in order: sorted by length, the rows of a micro-batch would be alike.
 
   Args:
     lengths: per host, the tokens of each of its rows.
@@ -142,11 +144,11 @@ def plan(lengths: Sequence[Sequence[int]], learner: config_lib.Learner, shards: 
       f'a row of {longest} tokens fits no bucket of learner.buckets={learner.buckets}; the last '
       'bucket must hold rollout.context_tokens.'
     )
-  orders = [sorted(range(len(host)), key=lambda i, host=host: -host[i]) for host in lengths]
+  wanted = [[next(b for b in learner.buckets if b >= n) for n in host] for host in lengths]
+  orders = [sorted(range(len(host)), key=lambda i, host=host: -host[i]) for host in wanted]
   cuts = []
   while any(orders):
-    first = max(host[order[0]] for host, order in zip(lengths, orders) if order)
-    bucket = next(b for b in learner.buckets if b >= first)
+    bucket = max(host[order[0]] for host, order in zip(wanted, orders) if order)
     rows = _rows_per_host(bucket, learner, len(lengths), shards)
     cuts.append(Cut(bucket, rows, tuple(tuple(order[:rows]) for order in orders)))
     orders = [order[rows:] for order in orders]

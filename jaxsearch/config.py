@@ -95,6 +95,7 @@ class Algo:
 
 @dataclasses.dataclass
 class Optimizer:
+  name: str = 'adamw'  # Or muon: in algo/optimizer.
   learning_rate: float = 1e-6  # Peak, constant after the warm-up.
   warmup_steps: int = 0  # Linear from 0.
   decay_steps: int = 0  # Cosine to a tenth of the peak over this many steps; 0: constant.
@@ -149,6 +150,7 @@ class Model:
   qk_norm: bool = False  # Qwen3.
   attention_bias: bool = False  # Qwen2.
   tied_embeddings: bool = True
+  copying_heads: bool = False  # Start with their outline: models/copying.
   tokenizer: str = ''  # Hugging Face tokenizer folder.
 
 

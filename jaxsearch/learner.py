@@ -143,10 +143,11 @@ class Learner:
     # Moments lie where their parameters lie; what is no parameter (counters) is everywhere.
     opt_state = optax.tree_utils.tree_map_params(
       self._optimizer,
-      lambda _, at: at,
+      lambda moment, at: moment if isinstance(moment, optax.MaskedNode) else at,
       jax.eval_shape(self._optimizer.init, abstract),
       params,
       transform_non_params=lambda _: self._everywhere,
+      is_leaf=lambda moment: isinstance(moment, optax.MaskedNode),
     )
     return TrainState(self._everywhere, params, opt_state)
 

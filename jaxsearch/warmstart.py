@@ -23,7 +23,7 @@ import rich.progress
 from jaxsearch import batching, checkpoint, plugins, sharding
 from jaxsearch import config as config_lib
 from jaxsearch.learner import Batch, Learner
-from jaxsearch.models import decoder
+from jaxsearch.models import copying, decoder
 from jaxsearch.protocols._contract import Protocol
 from jaxsearch.retrieval.pool import Pool
 from jaxsearch.text import tokenizer as tokenizer_lib
@@ -145,12 +145,19 @@ def _start(
     return checkpoint.load_policy(config.warmstart.policy, mesh)
   tokenizer = tokenizer_lib.load(config.model.tokenizer)
   fields = dataclasses.asdict(config.model)
-  del fields['tokenizer']
+  del fields['tokenizer'], fields['copying_heads']
   size = decoder.Size(vocab=tokenizer.vocab_size, **fields)
-  abstract = jax.eval_shape(lambda: decoder.init(jax.random.key(0), size))
-  places = sharding.shardings(abstract, decoder.AXES, mesh)
-  init = jax.jit(decoder.init, static_argnums=1, out_shardings=places)
-  return size, init(jax.random.key(config.seed), size), tokenizer
+
+  def init(key: jax.Array) -> decoder.Params:
+    init_key, copying_key = jax.random.split(key)
+    params = decoder.init(init_key, size)
+    return copying.outline(params, size, copying_key) if config.model.copying_heads else params
+
+  places = sharding.shardings(
+    jax.eval_shape(init, jax.random.key(0)), decoder.AXES, mesh
+  )
+  init = jax.jit(init, out_shardings=places)
+  return size, init(jax.random.key(config.seed)), tokenizer
 
 
 def _supervised(config: config_lib.Config) -> config_lib.Config:

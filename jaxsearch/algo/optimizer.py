@@ -22,18 +22,50 @@ def schedule(config: config_lib.Optimizer) -> optax.Schedule:
 
 
 def make(config: config_lib.Optimizer) -> optax.GradientTransformation:
-  """AdamW (arXiv 1711.05101): decay is decoupled and leaves norms and biases alone."""
-  return optax.chain(
-    optax.clip_by_global_norm(config.grad_clip),
-    optax.adamw(
-      schedule(config),
-      b1=config.b1,
-      b2=config.b2,
-      eps=config.eps,
-      weight_decay=config.weight_decay,
-      mask=_decayed,
-    ),
+  """The optimiser of this name behind the clip; its decay leaves norms and biases alone."""
+  return optax.chain(optax.clip_by_global_norm(config.grad_clip), globals()[config.name](config))
+
+
+def adamw(config: config_lib.Optimizer) -> optax.GradientTransformation:
+  """AdamW (arXiv 1711.05101): decay is decoupled."""
+  return optax.adamw(
+    schedule(config),
+    b1=config.b1,
+    b2=config.b2,
+    eps=config.eps,
+    weight_decay=config.weight_decay,
+    mask=_decayed,
   )
+
+
+def muon(config: config_lib.Optimizer) -> optax.GradientTransformation:
+  """Muon for the products of the layers, AdamW for the rest.
+
+  The update of a matrix is orthogonalised (kellerjordan.github.io/posts/muon) and given the size
+  that AdamW's has (RMS 0.2, arXiv 2502.16982), so that both take the same learning rate.
+  """
+  return optax.contrib.muon(
+    schedule(config),
+    beta=0.95,
+    eps=config.eps,
+    weight_decay=config.weight_decay,
+    adam_b1=config.b1,
+    adam_b2=config.b2,
+    muon_weight_dimension_numbers=_matrices,
+    consistent_rms=0.2,
+  )
+
+
+def _matrices(params: Any) -> Any:
+  """For the kernel of a product, which axes are its two; heads and layers are matrices apart."""
+
+  def axes(path: Any, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+    if path[-1].key != 'kernel':
+      return None
+    is_split = path[-2].key in ('query', 'key', 'value')
+    return optax.contrib.MuonDimensionNumbers(1 if is_split else leaf.ndim - 2, leaf.ndim - 1)
+
+  return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def _decayed(params: Any) -> Any:

@@ -35,7 +35,7 @@ def _body(rng: random.Random, world: graph.Graph, entity: graph.Entity) -> str:
   for i, (relation, other) in enumerate(facts):
     they, their = entity.pronouns
     if i == full:
-      they, their = entity.name, f"{entity.name}'s"
+      they = entity.name
     template = rng.choice(_RELATION[relation].sentences)
-    sentences.append(template.format(They=they, Their=their, o=world.entity(other).name))
+    sentences.append(template.format(They=they, their=their, o=world.entity(other).name))
   return ' '.join(sentences)

@@ -64,6 +64,7 @@ class Asked:
 
   question: Question
   names: tuple[str, ...]
+  nouns: tuple[str, ...]
   phrases: tuple[str, ...]
 
   def noun_phrase(self, hop: int) -> str:
@@ -150,7 +151,7 @@ class Asker:
       golden_answers=(names[-1],),
       metadata=metadata,
     )
-    return Asked(question, names, phrases)
+    return Asked(question, names, tuple(relation.noun for relation in relations), phrases)
 
 
 def _in_training(relations: Sequence[schema.Relation]) -> bool:

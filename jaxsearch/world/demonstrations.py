@@ -45,7 +45,7 @@ def _line(asked: ask.Asked, *, known: int, note: bool) -> dict[str, Any]:
   think = f'I need to look up {asked.names[0]}.'
   for hop in range(known):
     steps.append({'think': think, 'search': asked.names[hop]})
-    think = _fact(asked, hop)
+    think = fact(asked.nouns[hop], asked.names[hop + 1])
     if hop + 1 < known or note:
       think += f' Now I need {asked.noun_phrase(hop + 1)}.'
   steps.append({'think': think, 'answer': asked.names[known]})
@@ -59,6 +59,5 @@ def _line(asked: ask.Asked, *, known: int, note: bool) -> dict[str, Any]:
   }
 
 
-def _fact(asked: ask.Asked, hop: int) -> str:
-  phrase = asked.phrases[hop].format(asked.names[hop])
-  return f'{phrase[0].upper()}{phrase[1:]} is {asked.names[hop + 1]}.'
+def fact(noun, other):
+  return f"I found the {noun} {other}."

@@ -38,39 +38,27 @@ class Graph:
     return self.entities[int(id.rsplit('-', 1)[1])]
 
 
-def make(rng: random.Random, words: names.Words, *, prefix: str, documents: int) -> Graph:
+def make(rng: random.Random, namer: names.Namer, *, prefix: str, documents: int) -> Graph:
   """A graph of `documents` entities with ids '<prefix>-<number>'.
 
   Raises:
-    UserError: if `documents` is too few for four hops without coming back.
+    UserError: if `documents` is too few for four hops without coming back, or too many to name.
   """
   if documents < _LEAST_DOCUMENTS:
     raise UserError(
       f'documents is {documents}; a world needs at least {_LEAST_DOCUMENTS}. Ask for more.'
     )
-  named = _names(rng, words, documents)
+  counts = {kind.name: round(kind.share * documents) for kind in schema.KINDS}
+  counts['person'] += documents - sum(counts.values())
+  named = [
+    (namer.name(kind.last_words), kind) for kind in schema.KINDS for _ in range(counts[kind.name])
+  ]
   rng.shuffle(named)
   entities = tuple(
     Entity(f'{prefix}-{i:05d}', name, kind, rng.choice(kind.pronouns))
     for i, (name, kind) in enumerate(named)
   )
   return Graph(entities, _facts(rng, entities))
-
-
-def _names(rng: random.Random, words: names.Words, documents: int) -> list[tuple[str, schema.Kind]]:
-  counts = {kind.name: round(kind.share * documents) for kind in schema.KINDS}
-  counts['person'] += documents - sum(counts.values())
-  named, surnames = [], []
-  for kind in schema.KINDS:
-    count = counts[kind.name]
-    if kind.name == 'person':
-      full, surnames = names.people(rng, words, count)
-    elif kind.name in ('city', 'country'):
-      full = names.places(rng, words, count, kind.last_words)
-    else:
-      full = names.titled(rng, words, count, last=kind.last_words, shared=surnames)
-    named += [(name, kind) for name in full]
-  return named
 
 
 def _facts(rng: random.Random, entities: tuple[Entity, ...]) -> dict[str, dict[str, str]]:

@@ -25,6 +25,7 @@ class Relation:
   name: str
   subject: str
   object: str
+  noun: str
   phrases: tuple[str, ...]
   sentences: tuple[str, ...]
 
@@ -39,7 +40,7 @@ class Kind:
     pronouns: choices of (nominative, possessive).
     traits: what varies in the first sentence, with its article.
     intros: first sentences; {name} and {trait}.
-    last_words: second word of a name, or ending of a one-word name; empty for people.
+    last_words: second words of a name; empty for people.
     facts: how many of the kind's relations an article states.
   """
 
@@ -52,14 +53,14 @@ class Kind:
   facts: int = 3
 
 
-_IT = (('It', 'Its'),)
+_IT = (('It', 'its'),)
 _TRAITS = ('a small', 'a large', 'a famous', 'a quiet', 'a modern', 'an old')
 
 KINDS = (
   Kind(
     'person',
     0.40,
-    (('She', 'Her'), ('He', 'His')),
+    (('She', 'her'), ('He', 'his')),
     ('a painter', 'a lawyer', 'a doctor', 'a farmer', 'a singer', 'a baker', 'a sailor', 'a judge'),
     ('{name} is {trait}.', '{name} became {trait}.', '{name} is known as {trait}.'),
     (),
@@ -70,7 +71,7 @@ KINDS = (
     _IT,
     _TRAITS,
     ('{name} is {trait} city.', '{name} is {trait} town.'),
-    ('',),
+    ('Bay', 'Hill', 'Falls', 'Cross', 'Haven', 'Ridge', 'Mead', 'Port', 'Cliff', 'Marsh'),
     facts=2,
   ),
   Kind(
@@ -79,7 +80,7 @@ KINDS = (
     _IT,
     _TRAITS,
     ('{name} is {trait} company.', '{name} is {trait} business.'),
-    ('Works', 'Group', 'Mills', 'Foods', 'Lines', 'Bank'),
+    ('Works', 'Group', 'Mills', 'Foods', 'Lines', 'Bank', 'Press', 'Motors', 'Stores', 'Tools'),
   ),
   Kind(
     'book',
@@ -87,7 +88,7 @@ KINDS = (
     _IT,
     _TRAITS,
     ('{name} is {trait} book.', '{name} is {trait} novel.'),
-    ('Letters', 'Winter', 'Garden', 'Mirror', 'Road', 'Song'),
+    ('Letters', 'Winter', 'Garden', 'Mirror', 'Road', 'Song', 'Island', 'River'),
   ),
   Kind(
     'school',
@@ -95,7 +96,7 @@ KINDS = (
     _IT,
     _TRAITS,
     ('{name} is {trait} school.', '{name} is {trait} place to learn.'),
-    ('College', 'Academy', 'Institute', 'Lyceum'),
+    ('College', 'Academy', 'Institute', 'Lyceum', 'Seminary', 'Gymnasium'),
   ),
   Kind(
     'country',
@@ -103,131 +104,153 @@ KINDS = (
     _IT,
     _TRAITS,
     ('{name} is {trait} country.', '{name} is {trait} state.'),
-    ('nia', 'land', 'stan'),
+    ('Republic', 'Kingdom', 'Islands', 'Union'),
   ),
 )
 
 
 def _relation(
-  name: str, target: str, phrases: tuple[str, ...], sentences: tuple[str, ...]
+  name: str, target: str, noun: str, phrase: str, sentences: tuple[str, ...]
 ) -> Relation:
-  return Relation(name, name.split('.')[0], target, phrases, sentences)
+  sentences = tuple(sentence.replace('{noun}', noun) for sentence in sentences)
+  return Relation(
+    name, name.split('.')[0], target, noun, (f'the {noun} of {{}}', phrase), sentences
+  )
 
 
 RELATIONS = (
   _relation(
     'person.birthplace',
     'city',
-    ('the birthplace of {}', 'the native city of {}'),
-    ('{They} is a native of {o}.', '{Their} birthplace is {o}.'),
+    'birthplace',
+    'the native city of {}',
+    ('{They} grew up in {their} {noun} {o}.', '{They} often returns to {their} {noun} {o}.'),
   ),
   _relation(
     'person.employer',
     'company',
-    ('the employer of {}', 'the company that employs {}'),
-    ('{They} is employed by {o}.', '{Their} employer is {o}.'),
+    'employer',
+    'the company that employs {}',
+    ('{They} works hard for {their} {noun} {o}.', '{They} has a desk at {their} {noun} {o}.'),
   ),
   _relation(
     'person.mentor',
     'person',
-    ('the mentor of {}', 'the person who taught {}'),
-    ('{They} was taught by {o}.', '{Their} mentor is {o}.'),
+    'mentor',
+    'the person who taught {}',
+    ('{They} learnt much from {their} {noun} {o}.', '{They} still writes to {their} {noun} {o}.'),
   ),
   _relation(
     'person.school',
     'school',
-    ('the former school of {}', 'the school attended by {}'),
-    ('{They} attended {o}.', '{Their} former school is {o}.'),
+    'former school',
+    'the school attended by {}',
+    ('{They} did well at {their} {noun} {o}.', '{They} gives money to {their} {noun} {o}.'),
   ),
   _relation(
     'person.favourite',
     'book',
-    ('the favourite book of {}', 'the book most loved by {}'),
-    ('{They} loves {o}.', '{Their} favourite book is {o}.'),
+    'favourite book',
+    'the book most loved by {}',
+    ('{They} often reads {their} {noun} {o}.', '{They} likes to quote {their} {noun} {o}.'),
   ),
   _relation(
     'city.country',
     'country',
-    ('the home country of {}', 'the country that contains {}'),
-    ('{They} is contained in {o}.', '{Their} home country is {o}.'),
+    'home country',
+    'the country that contains {}',
+    ('{They} pays taxes to {their} {noun} {o}.', '{They} lies in the west of {their} {noun} {o}.'),
   ),
   _relation(
     'city.mayor',
     'person',
-    ('the mayor of {}', 'the person who governs {}'),
-    ('{They} is governed by {o}.', '{Their} mayor is {o}.'),
+    'mayor',
+    'the person who governs {}',
+    ('{They} has trust in {their} {noun} {o}.', '{They} was rebuilt by {their} {noun} {o}.'),
   ),
   _relation(
     'company.founder',
     'person',
-    ('the founder of {}', 'the person who founded {}'),
-    ('{They} was founded by {o}.', '{Their} founder is {o}.'),
+    'founder',
+    'the person who founded {}',
+    ('{They} was begun by {their} {noun} {o}.', '{They} still honours {their} {noun} {o}.'),
   ),
   _relation(
     'company.seat',
     'city',
-    ('the seat of {}', 'the city that hosts {}'),
-    ('{They} is hosted by {o}.', '{Their} seat is {o}.'),
+    'seat',
+    'the city that hosts {}',
+    ('{They} is directed from {their} {noun} {o}.', '{They} seldom leaves {their} {noun} {o}.'),
   ),
   _relation(
     'company.parent',
     'company',
-    ('the parent company of {}', 'the company that controls {}'),
-    ('{They} is controlled by {o}.', '{Their} parent company is {o}.'),
+    'parent company',
+    'the company that controls {}',
+    ('{They} is controlled by {their} {noun} {o}.', '{They} pays its profits to {their} {noun} {o}.'),
   ),
   _relation(
     'book.author',
     'person',
-    ('the author of {}', 'the person who wrote {}'),
-    ('{They} was written by {o}.', '{Their} author is {o}.'),
+    'author',
+    'the person who wrote {}',
+    ('{They} was written in a year by {their} {noun} {o}.', '{They} made money for {their} {noun} {o}.'),
   ),
   _relation(
     'book.publisher',
     'company',
-    ('the publisher of {}', 'the company that printed {}'),
-    ('{They} was printed by {o}.', '{Their} publisher is {o}.'),
+    'publisher',
+    'the company that printed {}',
+    ('{They} was printed by {their} {noun} {o}.', '{They} was sold out by {their} {noun} {o}.'),
   ),
   _relation(
     'book.setting',
     'city',
-    ('the setting of {}', 'the city described in {}'),
-    ('{They} describes life in {o}.', '{Their} setting is {o}.'),
+    'setting',
+    'the city described in {}',
+    ('{They} describes life in {their} {noun} {o}.', '{They} begins and ends in {their} {noun} {o}.'),
   ),
   _relation(
     'school.location',
     'city',
-    ('the location of {}', 'the city that houses {}'),
-    ('{They} is housed in {o}.', '{Their} location is {o}.'),
+    'location',
+    'the city that houses {}',
+    ('{They} is a landmark of {their} {noun} {o}.', '{They} has moved to {their} {noun} {o}.'),
   ),
   _relation(
     'school.principal',
     'person',
-    ('the principal of {}', 'the person who runs {}'),
-    ('{They} is run by {o}.', '{Their} principal is {o}.'),
+    'principal',
+    'the person who runs {}',
+    ('{They} is led by {their} {noun} {o}.', '{They} owes much to {their} {noun} {o}.'),
   ),
   _relation(
     'school.sponsor',
     'company',
-    ('the sponsor of {}', 'the company that supports {}'),
-    ('{They} is supported by {o}.', '{Their} sponsor is {o}.'),
+    'sponsor',
+    'the company that supports {}',
+    ('{They} is paid for by {their} {noun} {o}.', '{They} was built by {their} {noun} {o}.'),
   ),
   _relation(
     'country.president',
     'person',
-    ('the president of {}', 'the person who leads {}'),
-    ('{They} is led by {o}.', '{Their} president is {o}.'),
+    'president',
+    'the person who leads {}',
+    ('{They} is led by {their} {noun} {o}.', '{They} voted for {their} {noun} {o}.'),
   ),
   _relation(
     'country.school',
     'school',
-    ('the national school of {}', 'the school funded by {}'),
-    ('{They} funds {o}.', '{Their} national school is {o}.'),
+    'national school',
+    'the school funded by {}',
+    ('{They} is proud of {their} {noun} {o}.', '{They} pays for {their} {noun} {o}.'),
   ),
   _relation(
     'country.neighbour',
     'country',
-    ('the northern neighbour of {}', 'the country north of {}'),
-    ('{They} lies south of {o}.', '{Their} northern neighbour is {o}.'),
+    'northern neighbour',
+    'the country north of {}',
+    ('{They} trades with {their} {noun} {o}.', '{They} has a treaty with {their} {noun} {o}.'),
   ),
 )
 
