@@ -44,17 +44,19 @@ def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
     extend_tokens=48,
   )
   c.algo = config.Algo(questions_per_step=4 if ci else 16, group_size=4 if ci else 8)
-  c.optimizer = config.Optimizer(learning_rate=5e-4, warmup_steps=2, weight_decay=0.0, b2=0.98)
+  c.optimizer = config.Optimizer(
+    learning_rate=6e-4, warmup_steps=2, decay_steps=24, weight_decay=0.0, b2=0.98
+  )
   c.learner = config.Learner(buckets=(128, 160, 256, 512), tokens_per_microbatch=6144)
   c.schedule = config.Schedule(
-    steps=2 if ci else 16, eval_every=1 if ci else 4, checkpoint_every=1 if ci else 4
+    steps=2 if ci else 26, eval_every=1 if ci else 13, checkpoint_every=1 if ci else 13
   )
   c.warmstart = config.Warmstart(
     demonstrations=f'{world}/train/demonstrations.jsonl',
-    steps=20 if ci else 600,
+    steps=20 if ci else 500,
     tokens_per_step=2304,
     optimizer=config.Optimizer(
-      name='muon', learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=570, b2=0.98
+      name='muon', learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=470, b2=0.98
     ),
   )
   return c

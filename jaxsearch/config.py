@@ -95,7 +95,6 @@ class Algo:
 
 @dataclasses.dataclass
 class Optimizer:
-  name: str = 'adamw'  # Or muon: in algo/optimizer.
   learning_rate: float = 1e-6  # Peak, constant after the warm-up.
   warmup_steps: int = 0  # Linear from 0.
   decay_steps: int = 0  # Cosine to a tenth of the peak over this many steps; 0: constant.
@@ -104,6 +103,7 @@ class Optimizer:
   eps: float = 1e-8
   weight_decay: float = 0.01  # Decoupled; not on norms and biases.
   grad_clip: float = 1.0  # Global norm.
+  name: str = 'adamw'  # A function of algo/rules.
 
 
 @dataclasses.dataclass

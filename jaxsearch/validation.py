@@ -157,6 +157,11 @@ def _bounds(c: config_lib.Config, hosts: int) -> list[str]:
         f'a multiple of the {hosts} hosts',
       ),
       ('model.head_size', m.head_size % 2 == 0, 'even, for rotary positions'),
+      (
+        'model.copying_heads',
+        not m.copying_heads or (m.attention_bias and not m.qk_norm and m.kv_heads == m.heads > 1),
+        'only with attention_bias, without qk_norm, and two or more heads, kv_heads as many',
+      ),
       ('model.kv_heads', m.heads % max(m.kv_heads, 1) == 0, f'a divisor of {m.heads} heads'),
       ('model.kv_heads', m.kv_heads % tensor == 0, f'a multiple of mesh.tensor = {tensor}'),
       ('model.hidden', m.hidden % tensor == 0, f'a multiple of mesh.tensor = {tensor}'),
@@ -168,6 +173,7 @@ def _bounds(c: config_lib.Config, hosts: int) -> list[str]:
 def _choices(c: config_lib.Config) -> list[str]:
   values = dict(flatten(c))
   backends, losses = plugins.names('retrieval.backends'), _functions('algo', 'losses')
+  rules = _functions('algo', 'rules')
   allowed = {
     'policy.dtype': ['bfloat16', 'float32'],
     'protocol.name': plugins.names('protocols'),
@@ -177,6 +183,8 @@ def _choices(c: config_lib.Config) -> list[str]:
     'reward.name': plugins.names('rewards'),
     'algo.advantage': _functions('algo', 'advantages'),
     'algo.policy_loss': losses,
+    'optimizer.name': rules,
+    'warmstart.optimizer.name': rules,
     'algo.kl': losses,
     'algo.loss_norm': ['constant', 'sequence', 'token'],
     'algo.loss_tokens': ['all', 'policy'],

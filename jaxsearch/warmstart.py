@@ -153,9 +153,7 @@ def _start(
     params = decoder.init(init_key, size)
     return copying.outline(params, size, copying_key) if config.model.copying_heads else params
 
-  places = sharding.shardings(
-    jax.eval_shape(init, jax.random.key(0)), decoder.AXES, mesh
-  )
+  places = sharding.shardings(jax.eval_shape(init, jax.random.key(0)), decoder.AXES, mesh)
   init = jax.jit(init, out_shardings=places)
   return size, init(jax.random.key(config.seed)), tokenizer
 

@@ -1,9 +1,9 @@
 """Questions: a walk over the graph, worded inside out and put into a carrier sentence.
 
-What is disjoint between training, dev and test: entities, every word of their names, and the
-carrier sentences. What is shared: the noun phrase of each relation, which is the vocabulary that
-a policy must have learnt. About a fifth of the relation sequences of two hops and more are never
-asked in training; dev and test ask them too and mark them.
+What is disjoint between training, dev and test: entities with their names, and the carrier
+sentences. What is shared: the words of names and the noun phrase of each relation, which are the
+vocabulary that a policy must have learnt. About a fifth of the relation sequences of two hops and
+more are never asked in training; dev and test ask them too and mark them.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Asked:
   Attributes:
     question: as it is written to a file.
     names: start, intermediate entities and answer: hops + 1.
+    nouns: what the object of each hop is to its subject, as articles say it.
     phrases: the relation phrase of each hop, innermost first.
   """
 

@@ -1,9 +1,10 @@
 """Scripted demonstrations by a weak teacher, who seldom searches twice.
 
-The teacher reads the page of the one entity that a question names, states the fact, and then
+The teacher says what is needed, reads the page of the one entity that the question names, states
+the fact, and then
   answers it, which is right at one hop and wrong beyond (most demonstrations), or
   goes on with the rewritten question: full chains, at two hops only (`chain_share` of them).
-Of the wrong ones, `note_share` still write down what remains to be found before they answer.
+Of the wrong ones, `note_share` still write down what is needed now before they answer.
 No chain of three or four hops is demonstrated; when to go on searching is left to be discovered.
 """
 
@@ -42,12 +43,12 @@ def write(
 
 def _line(asked: ask.Asked, *, known: int, note: bool) -> dict[str, Any]:
   steps = []
-  think = f'I need to look up {asked.names[0]}.'
+  think = f'I need {asked.noun_phrase(0)}.'
   for hop in range(known):
     steps.append({'think': think, 'search': asked.names[hop]})
-    think = fact(asked.nouns[hop], asked.names[hop + 1])
+    think = f'I found the {asked.nouns[hop]} {asked.names[hop + 1]}.'
     if hop + 1 < known or note:
-      think += f' Now I need {asked.noun_phrase(hop + 1)}.'
+      think += f' I need {asked.noun_phrase(hop + 1)}.'
   steps.append({'think': think, 'answer': asked.names[known]})
   return {
     'id': asked.question.id,
@@ -57,7 +58,3 @@ def _line(asked: ask.Asked, *, known: int, note: bool) -> dict[str, Any]:
     'hops': len(asked.phrases),
     'steps': steps,
   }
-
-
-def fact(noun, other):
-  return f"I found the {noun} {other}."

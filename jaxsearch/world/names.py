@@ -14,31 +14,33 @@ from jaxsearch.types import UserError
 
 _CONSONANTS = 'b d f g h j k l m n p r s t v z'
 _CLUSTERS = 'bl br ch cl cr dr fl fr gl gr kr pl pr qu sh sk sl sm sn sp st th tr tw'
-_SYLLABLES = tuple(onset + vowel for onset in f'{_CONSONANTS} {_CLUSTERS}'.split() for vowel in 'aeiou')
-_FIRST_WORDS, _SURNAMES = 192, 96
+_ONSETS = f'{_CONSONANTS} {_CLUSTERS}'.split()
+_SYLLABLES = tuple(onset + vowel for onset in _ONSETS for vowel in 'aeiou')
+_FIRST_WORDS, _SURNAMES = 192, 96  # Few enough to be tokens, so that a name is two.
 _TRIES = 1000
 
 
 class Namer:
-  """Gives names that it has not given before.
+  """Gives names that it has not given before, of words of two syllables that are not `reserved`.
 
   Attributes:
-    words: capitalised, of two syllables each, none of them `reserved`; any of them may be a given
-      name, a surname or the first word of anything else.
+    first_words: given names of people and first words of everything else.
+    surnames: last words of people.
   """
 
   def __init__(self, rng: random.Random, reserved: Collection[str]):
     self._rng = rng
     self._given: set[str] = set()
-    words: dict[str, None] = {}
-    while len(words) < _FIRST_WORDS + _SURNAMES:
+    found: dict[str, None] = {}
+    while len(found) < _FIRST_WORDS + _SURNAMES:
       word = ''.join(rng.choices(_SYLLABLES, k=2))
       if word not in reserved:
-        words[word.capitalize()] = None
-    self.first_words, self.surnames = tuple(words)[:_FIRST_WORDS], tuple(words)[_FIRST_WORDS:]
+        found[word.capitalize()] = None
+    words = tuple(found)
+    self.first_words, self.surnames = words[:_FIRST_WORDS], words[_FIRST_WORDS:]
 
   def name(self, last_words: tuple[str, ...]) -> str:
-    """A new name: a word and one of `last_words`, or, without those, two different words.
+    """A new name: a first word and one of `last_words`, or, without those, a surname.
 
     Raises:
       UserError: if next to none are left.

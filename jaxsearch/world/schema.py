@@ -18,8 +18,9 @@ class Relation:
   Attributes:
     name: unique over all kinds, 'kind.relation'.
     subject, object: kinds of its two ends.
-    phrases: noun phrases of a question; {} is the inner noun phrase.
-    sentences: how an article states it: {They} and {Their} are the subject, {o} the object.
+    noun: what the object is to the subject; on a page it stands right before the object.
+    phrases: noun phrases of a question, the noun's own first; {} is the inner noun phrase.
+    sentences: how an article states it: {They} and {their} are the subject, {o} the object.
   """
 
   name: str
@@ -37,7 +38,7 @@ class Kind:
   Attributes:
     name: for example 'city'.
     share: of all documents.
-    pronouns: choices of (nominative, possessive).
+    pronouns: choices of (nominative, possessive), as they begin and stand in a sentence.
     traits: what varies in the first sentence, with its article.
     intros: first sentences; {name} and {trait}.
     last_words: second words of a name; empty for people.
@@ -88,7 +89,7 @@ KINDS = (
     _IT,
     _TRAITS,
     ('{name} is {trait} book.', '{name} is {trait} novel.'),
-    ('Letters', 'Winter', 'Garden', 'Mirror', 'Road', 'Song', 'Island', 'River'),
+    ('Letters', 'Winter', 'Garden', 'Mirror', 'Road', 'Song', 'Harbour', 'River'),
   ),
   Kind(
     'school',
@@ -187,14 +188,20 @@ RELATIONS = (
     'company',
     'parent company',
     'the company that controls {}',
-    ('{They} is controlled by {their} {noun} {o}.', '{They} pays its profits to {their} {noun} {o}.'),
+    (
+      '{They} is controlled by {their} {noun} {o}.',
+      '{They} pays its profits to {their} {noun} {o}.',
+    ),
   ),
   _relation(
     'book.author',
     'person',
     'author',
     'the person who wrote {}',
-    ('{They} was written in a year by {their} {noun} {o}.', '{They} made money for {their} {noun} {o}.'),
+    (
+      '{They} was written in a year by {their} {noun} {o}.',
+      '{They} made money for {their} {noun} {o}.',
+    ),
   ),
   _relation(
     'book.publisher',
@@ -208,7 +215,10 @@ RELATIONS = (
     'city',
     'setting',
     'the city described in {}',
-    ('{They} describes life in {their} {noun} {o}.', '{They} begins and ends in {their} {noun} {o}.'),
+    (
+      '{They} describes life in {their} {noun} {o}.',
+      '{They} begins and ends in {their} {noun} {o}.',
+    ),
   ),
   _relation(
     'school.location',

@@ -25,11 +25,11 @@ def write(
   *,
   train_documents: int = 4000,
   demonstration_count: int = 12000,
-  train_per_hop: int = 1000,
+  train_per_hop: int = 1200,
   dev_per_hop: int = 40,
   test_per_hop: int = 300,
-  chain_share: float = 0.25,
-  note_share: float = 0.5,
+  chain_share: float = 0.4,
+  note_share: float = 1.0,
   vocabulary: int = 1280,
 ) -> dict[str, Any]:
   """Writes {train,dev,test}/{corpus,questions}.jsonl, train/demonstrations.jsonl and tokenizer/.
@@ -38,10 +38,11 @@ def write(
     out: folder, made if need be.
     seed: same seed, same bytes.
     documents: of the dev and of the test world.
-    train_documents: of the training world. Many, so that copying a name pays and learning names by
-      heart does not: no word of a held-out name was ever seen.
+    train_documents: of the training world. More, so that copying a name pays and learning names by
+      heart does not.
     demonstration_count: in all: 45 % of one hop, 35 % of two, 20 % of three.
-    train_per_hop: training questions of each of one to three hops, none of them demonstrated.
+    train_per_hop: training questions of two and of three hops, and twice those of one; none is
+      demonstrated.
     dev_per_hop, test_per_hop: questions of each of one to four hops.
     chain_share: of the two-hop demonstrations, those that search twice and answer rightly.
     note_share: of the wrong demonstrations, those that write down what remains to be found.
@@ -54,7 +55,7 @@ def write(
     UserError: if an amount or share is impossible or `out` cannot be written.
   """
   amounts = {
-    'train': dict.fromkeys(TRAIN_HOPS, train_per_hop),
+    'train': dict.fromkeys(TRAIN_HOPS, train_per_hop) | {1: train_per_hop // 2},
     'dev': dict.fromkeys(HELD_OUT_HOPS, dev_per_hop),
     'test': dict.fromkeys(HELD_OUT_HOPS, test_per_hop),
   }
