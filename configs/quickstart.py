@@ -53,10 +53,10 @@ def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
   )
   c.warmstart = config.Warmstart(
     demonstrations=f'{world}/train/demonstrations.jsonl',
-    steps=20 if ci else 500,
+    steps=20 if ci else 460,
     tokens_per_step=2304,
     optimizer=config.Optimizer(
-      name='muon', learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=470, b2=0.98
+      name='muon', learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=430, b2=0.98
     ),
   )
   return c

@@ -20,7 +20,7 @@ def write(rng: random.Random, world: graph.Graph) -> list[dict[str, str]]:
 
 def words() -> set[str]:
   """Every word of the templates, which no name may look like."""
-  texts = [text for relation in schema.RELATIONS for text in relation.phrases + relation.sentences]
+  texts = [text for relation in schema.RELATIONS for text in (relation.noun, *relation.sentences)]
   texts += [text for kind in schema.KINDS for text in kind.intros + kind.traits + kind.last_words]
   return {word.lower() for text in texts for word in re.findall(r'[A-Za-z]+', text)}
 

@@ -1,7 +1,7 @@
 """Questions: a walk over the graph, worded inside out and put into a carrier sentence.
 
 What is disjoint between training, dev and test: entities with their names, and the carrier
-sentences. What is shared: the words of names and the noun phrase of each relation, which are the
+sentences. What is shared: the words of names and the noun of each relation, which are the
 vocabulary that a policy must have learnt. About a fifth of the relation sequences of two hops and
 more are never asked in training; dev and test ask them too and mark them.
 """
@@ -59,24 +59,22 @@ class Asked:
   Attributes:
     question: as it is written to a file.
     names: start, intermediate entities and answer: hops + 1.
-    nouns: what the object of each hop is to its subject, as articles say it.
-    phrases: the relation phrase of each hop, innermost first.
+    nouns: what the object of each hop is to its subject, innermost first.
   """
 
   question: Question
   names: tuple[str, ...]
   nouns: tuple[str, ...]
-  phrases: tuple[str, ...]
 
   def noun_phrase(self, hop: int) -> str:
     """What is still wanted once `hop` hops are known."""
-    return nest(self.names[hop], self.phrases[hop:])
+    return nest(self.names[hop], self.nouns[hop:])
 
 
-def nest(name: str, phrases: Sequence[str]) -> str:
+def nest(name: str, nouns: Sequence[str]) -> str:
   """'the founder of the employer of Ana Belo' from the name outwards."""
-  for phrase in phrases:
-    name = phrase.format(name)
+  for noun in nouns:
+    name = f'the {noun} of {name}'
   return name
 
 
@@ -134,7 +132,7 @@ class Asker:
   def _word(self, entities: list[graph.Entity], relations: list[schema.Relation]) -> Asked:
     hops = len(relations)
     names = tuple(entity.name for entity in entities)
-    phrases = tuple(self._rng.choice(relation.phrases) for relation in relations)
+    nouns = tuple(relation.noun for relation in relations)
     carrier = self._rng.choice(_CARRIERS[self._split])[entities[-1].kind.name != 'person']
     chain = [
       {'subject': a.name, 'relation': r.name, 'object': b.name, 'document': a.id}
@@ -148,11 +146,11 @@ class Asker:
     }
     question = Question(
       id=f'{self._split}-{hops}hop-{len(self._asked):05d}',
-      text=carrier.format(nest(names[0], phrases)),
+      text=carrier.format(nest(names[0], nouns)),
       golden_answers=(names[-1],),
       metadata=metadata,
     )
-    return Asked(question, names, tuple(relation.noun for relation in relations), phrases)
+    return Asked(question, names, nouns)
 
 
 def _in_training(relations: Sequence[schema.Relation]) -> bool:

@@ -55,6 +55,6 @@ def _line(asked: ask.Asked, *, known: int, note: bool) -> dict[str, Any]:
     'question': asked.question.text,
     'golden_answers': list(asked.question.golden_answers),
     'kind': 'chain' if known > 1 else 'weak',
-    'hops': len(asked.phrases),
+    'hops': len(asked.nouns),
     'steps': steps,
   }

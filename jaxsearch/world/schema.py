@@ -1,9 +1,8 @@
 """What the fictional world is made of: kinds of entities and the relations between them.
 
-Every relation is functional (a subject has at most one object) and every phrase ends with its
-subject, so that phrases nest to the right: 'the founder of the company that employs Ana Belo'.
-No relation has an inverse: a page never says who points at it, so only a page's own subject
-leads to its object.
+Every relation is functional (a subject has at most one object) and is asked for by its noun, so
+that questions nest to the right: 'the founder of the employer of Ana Belo'. No relation has an
+inverse: a page never says who points at it, so only a page's own subject leads to its object.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ class Relation:
   Attributes:
     name: unique over all kinds, 'kind.relation'.
     subject, object: kinds of its two ends.
-    noun: what the object is to the subject; on a page it stands right before the object.
-    phrases: noun phrases of a question, the noun's own first; {} is the inner noun phrase.
+    noun: what the object is to the subject. Questions ask for it, 'the mayor of …'; on a page it
+      stands right before the object.
     sentences: how an article states it: {They} and {their} are the subject, {o} the object.
   """
 
@@ -27,7 +26,6 @@ class Relation:
   subject: str
   object: str
   noun: str
-  phrases: tuple[str, ...]
   sentences: tuple[str, ...]
 
 
@@ -110,13 +108,9 @@ KINDS = (
 )
 
 
-def _relation(
-  name: str, target: str, noun: str, phrase: str, sentences: tuple[str, ...]
-) -> Relation:
-  sentences = tuple(sentence.replace('{noun}', noun) for sentence in sentences)
-  return Relation(
-    name, name.split('.')[0], target, noun, (f'the {noun} of {{}}', phrase), sentences
-  )
+def _relation(name: str, target: str, noun: str, *sentences: str) -> Relation:
+  told = tuple(sentence.replace('{noun}', noun) for sentence in sentences)
+  return Relation(name, name.split('.')[0], target, noun, told)
 
 
 RELATIONS = (
@@ -124,143 +118,134 @@ RELATIONS = (
     'person.birthplace',
     'city',
     'birthplace',
-    'the native city of {}',
-    ('{They} grew up in {their} {noun} {o}.', '{They} often returns to {their} {noun} {o}.'),
+    '{They} grew up in {their} {noun} {o}.',
+    '{They} often returns to {their} {noun} {o}.',
   ),
   _relation(
     'person.employer',
     'company',
     'employer',
-    'the company that employs {}',
-    ('{They} works hard for {their} {noun} {o}.', '{They} has a desk at {their} {noun} {o}.'),
+    '{They} works hard for {their} {noun} {o}.',
+    '{They} has a desk at {their} {noun} {o}.',
   ),
   _relation(
     'person.mentor',
     'person',
     'mentor',
-    'the person who taught {}',
-    ('{They} learnt much from {their} {noun} {o}.', '{They} still writes to {their} {noun} {o}.'),
+    '{They} learnt much from {their} {noun} {o}.',
+    '{They} still writes to {their} {noun} {o}.',
   ),
   _relation(
     'person.school',
     'school',
     'former school',
-    'the school attended by {}',
-    ('{They} did well at {their} {noun} {o}.', '{They} gives money to {their} {noun} {o}.'),
+    '{They} did well at {their} {noun} {o}.',
+    '{They} gives money to {their} {noun} {o}.',
   ),
   _relation(
     'person.favourite',
     'book',
     'favourite book',
-    'the book most loved by {}',
-    ('{They} often reads {their} {noun} {o}.', '{They} likes to quote {their} {noun} {o}.'),
+    '{They} often reads {their} {noun} {o}.',
+    '{They} likes to quote {their} {noun} {o}.',
   ),
   _relation(
     'city.country',
     'country',
     'home country',
-    'the country that contains {}',
-    ('{They} pays taxes to {their} {noun} {o}.', '{They} lies in the west of {their} {noun} {o}.'),
+    '{They} pays taxes to {their} {noun} {o}.',
+    '{They} lies in the west of {their} {noun} {o}.',
   ),
   _relation(
     'city.mayor',
     'person',
     'mayor',
-    'the person who governs {}',
-    ('{They} has trust in {their} {noun} {o}.', '{They} was rebuilt by {their} {noun} {o}.'),
+    '{They} has trust in {their} {noun} {o}.',
+    '{They} was rebuilt by {their} {noun} {o}.',
   ),
   _relation(
     'company.founder',
     'person',
     'founder',
-    'the person who founded {}',
-    ('{They} was begun by {their} {noun} {o}.', '{They} still honours {their} {noun} {o}.'),
+    '{They} was begun by {their} {noun} {o}.',
+    '{They} still honours {their} {noun} {o}.',
   ),
   _relation(
     'company.seat',
     'city',
     'seat',
-    'the city that hosts {}',
-    ('{They} is directed from {their} {noun} {o}.', '{They} seldom leaves {their} {noun} {o}.'),
+    '{They} is directed from {their} {noun} {o}.',
+    '{They} seldom leaves {their} {noun} {o}.',
   ),
   _relation(
     'company.parent',
     'company',
     'parent company',
-    'the company that controls {}',
-    (
-      '{They} is controlled by {their} {noun} {o}.',
-      '{They} pays its profits to {their} {noun} {o}.',
-    ),
+    '{They} is controlled by {their} {noun} {o}.',
+    '{They} pays its profits to {their} {noun} {o}.',
   ),
   _relation(
     'book.author',
     'person',
     'author',
-    'the person who wrote {}',
-    (
-      '{They} was written in a year by {their} {noun} {o}.',
-      '{They} made money for {their} {noun} {o}.',
-    ),
+    '{They} was written in a year by {their} {noun} {o}.',
+    '{They} made money for {their} {noun} {o}.',
   ),
   _relation(
     'book.publisher',
     'company',
     'publisher',
-    'the company that printed {}',
-    ('{They} was printed by {their} {noun} {o}.', '{They} was sold out by {their} {noun} {o}.'),
+    '{They} was printed by {their} {noun} {o}.',
+    '{They} was sold out by {their} {noun} {o}.',
   ),
   _relation(
     'book.setting',
     'city',
     'setting',
-    'the city described in {}',
-    (
-      '{They} describes life in {their} {noun} {o}.',
-      '{They} begins and ends in {their} {noun} {o}.',
-    ),
+    '{They} describes life in {their} {noun} {o}.',
+    '{They} begins and ends in {their} {noun} {o}.',
   ),
   _relation(
     'school.location',
     'city',
     'location',
-    'the city that houses {}',
-    ('{They} is a landmark of {their} {noun} {o}.', '{They} has moved to {their} {noun} {o}.'),
+    '{They} is a landmark of {their} {noun} {o}.',
+    '{They} has moved to {their} {noun} {o}.',
   ),
   _relation(
     'school.principal',
     'person',
     'principal',
-    'the person who runs {}',
-    ('{They} is led by {their} {noun} {o}.', '{They} owes much to {their} {noun} {o}.'),
+    '{They} is led by {their} {noun} {o}.',
+    '{They} owes much to {their} {noun} {o}.',
   ),
   _relation(
     'school.sponsor',
     'company',
     'sponsor',
-    'the company that supports {}',
-    ('{They} is paid for by {their} {noun} {o}.', '{They} was built by {their} {noun} {o}.'),
+    '{They} is paid for by {their} {noun} {o}.',
+    '{They} was built by {their} {noun} {o}.',
   ),
   _relation(
     'country.president',
     'person',
     'president',
-    'the person who leads {}',
-    ('{They} is led by {their} {noun} {o}.', '{They} voted for {their} {noun} {o}.'),
+    '{They} is led by {their} {noun} {o}.',
+    '{They} voted for {their} {noun} {o}.',
   ),
   _relation(
     'country.school',
     'school',
     'national school',
-    'the school funded by {}',
-    ('{They} is proud of {their} {noun} {o}.', '{They} pays for {their} {noun} {o}.'),
+    '{They} is proud of {their} {noun} {o}.',
+    '{They} pays for {their} {noun} {o}.',
   ),
   _relation(
     'country.neighbour',
     'country',
     'northern neighbour',
-    'the country north of {}',
-    ('{They} trades with {their} {noun} {o}.', '{They} has a treaty with {their} {noun} {o}.'),
+    '{They} trades with {their} {noun} {o}.',
+    '{They} has a treaty with {their} {noun} {o}.',
   ),
 )
 
