@@ -36,7 +36,7 @@ def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
   c.eval_retrieval = config.Retrieval(index=f'{run}/index/dev', top_k=1)
   c.rollout = config.Rollout(
     slots=48,
-    context_tokens=512,
+    context_tokens=448,
     policy_tokens=288,
     max_searches=5,
     decode_steps=12,
@@ -45,18 +45,18 @@ def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
   )
   c.algo = config.Algo(questions_per_step=4 if ci else 16, group_size=4 if ci else 8)
   c.optimizer = config.Optimizer(
-    learning_rate=6e-4, warmup_steps=2, decay_steps=24, weight_decay=0.0, b2=0.98
+    learning_rate=4e-4, warmup_steps=2, decay_steps=20, weight_decay=0.0, b2=0.98, grad_clip=0.1
   )
-  c.learner = config.Learner(buckets=(128, 160, 256, 512), tokens_per_microbatch=6144)
+  c.learner = config.Learner(buckets=(128, 160, 256, 448), tokens_per_microbatch=6144)
   c.schedule = config.Schedule(
-    steps=2 if ci else 26, eval_every=1 if ci else 13, checkpoint_every=1 if ci else 13
+    steps=2 if ci else 20, eval_every=1 if ci else 10, checkpoint_every=1 if ci else 10
   )
   c.warmstart = config.Warmstart(
     demonstrations=f'{world}/train/demonstrations.jsonl',
-    steps=20 if ci else 460,
+    steps=20 if ci else 440,
     tokens_per_step=2304,
     optimizer=config.Optimizer(
-      name='muon', learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=430, b2=0.98
+      name='muon', learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=410, b2=0.98
     ),
   )
   return c

@@ -66,8 +66,7 @@ def ask(config: config_lib.Config, *, policy: str, index: str, question: str) ->
   size, params, tokenizer = checkpoint.load_policy(policy, mesh)
   actor = Actor(config, size, tokenizer, mesh)
   actor.load(params)
-  # Nobody knows the golden answer here; the record's scores are not shown.
-  asked = [Question('asked', question, ('?',))]
+  asked = [Question('asked', question, golden_answers=())]
   with Pool(_retrieval(config, index)) as pool:
     (record,) = ask_all(actor, asked, pool=pool, top_k=config.eval_retrieval.top_k)
   report.show(record)

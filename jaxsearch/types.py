@@ -34,7 +34,7 @@ class Question:
   Attributes:
     id: unique within its file.
     text: the question as the policy reads it.
-    golden_answers: every accepted answer; at least one.
+    golden_answers: every accepted answer; none if nobody knows it (`ask`).
     metadata: privileged facts (hops, chain, …). Training never reads it; reports do.
   """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a language model that has learnt to search, on two CPU cores: installs, then runs
 # every verb, each of which also works alone. SEED and SIZE (default or ci) choose another run,
-# RUN another folder; a run that is already there is replaced.
+# RUN another folder; a run that is already there is moved to RUN.previous.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seed=${SEED:-0}
@@ -11,7 +11,8 @@ run=${RUN:-runs/quickstart}
 launch/install.sh
 . launch/verb.sh
 if [ -f "$run/usage.jsonl" ]; then
-  rm -rf "$run"
+  rm -rf "$run.previous"
+  mv "$run" "$run.previous"
 fi
 mkdir -p "$run"
 export JAXSEARCH_USAGE=$run/usage.jsonl

@@ -101,3 +101,4 @@ def test_one_question_is_shown(tiny_folder, capfd):
   shown = capfd.readouterr().out
   for part in ('<search> amber </search>', '[ok]', '· amber', 'boxed{ birch }'):
     assert part in shown
+  assert 'gold:' not in shown, 'nobody knows the answer'

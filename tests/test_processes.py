@@ -72,7 +72,7 @@ def test_two_processes_equal_one(tiny_folder):
 def test_a_host_that_loses_everything_changes_only_its_rows(tiny_folder):
   options = {'schedule__steps': 1, 'optimizer__eps': 1e-4, 'rollout__temperature': 0.5}
   # A gradient to be seen from every row that counts, whatever its reward.
-  options |= {'algo__entropy_coef': 10.0, 'optimizer__grad_clip': 1e6}
+  options |= {'algo__entropy_coef': 100.0, 'optimizer__grad_clip': 1e6}
   _alone(tiny_folder, 'half', **options, algo__questions_per_step=2)
   dead = tiny.make_faulty(tiny_folder, 'dead', error=1.0)
   fragile = {'retrieval__retries': 0, 'rollout__attempts': 1, 'schedule__infra_limit': 1.0}

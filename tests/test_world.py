@@ -205,17 +205,17 @@ def test_demonstrations_are_weak(out, pages):
     searches = [step['search'] for step in line['steps'] if 'search' in step]
     answer = line['steps'][-1]['answer']
     right = answer in line['golden_answers']
-    assert len(searches) == (2 if line['kind'] == 'chain' else 1)
-    assert line['kind'] == 'weak' or line['hops'] == 2
-    assert right == (line['hops'] == 1 or line['kind'] == 'chain')
+    assert len(searches) in (1, 2) and len(searches) <= line['hops']
+    assert right == (len(searches) == line['hops'])
     assert searches[0] in line['question']
     for before, after in zip(searches, [*searches[1:], answer]):
       assert after in by_title[before]
 
 
 def test_rewriting_keeps_what_is_still_wanted(out, pages):
-  chains = [line for line in _lines(out, 'train', 'demonstrations') if line['kind'] == 'chain']
-  for line in chains:
+  twice = [line for line in _lines(out, 'train', 'demonstrations') if len(line['steps']) == 3]
+  assert {line['hops'] for line in twice} == {2, 3}
+  for line in twice:
     first, second, last = line['steps']
     start, found = first['search'], second['search']
     needed = re.match(r'I need (.*)\.$', first['think'])[1]
@@ -224,18 +224,22 @@ def test_rewriting_keeps_what_is_still_wanted(out, pages):
     assert wanted.endswith(found) and needed.startswith(wanted.removesuffix(found))
     page = next(c for c in pages['train'].values() if _title(c) == start)
     assert f'{noun} {found}.' in page
-    assert re.match(rf'I found the .* {last["answer"]}\.$', last['think'])
+    rest = rf' I need the .* of {last["answer"]}\.' if line['hops'] == 3 else ''
+    assert re.match(rf'I found the \w+( \w+)? {last["answer"]}\.{rest}$', last['think'])
 
 
 def test_shares_are_the_ones_asked_for(tmp_path):
-  facts = world.write(tmp_path, 1, **SMALL, chain_share=0.5, note_share=0.0)
+  shares = world.write(tmp_path, 1, **SMALL, second_share=0.5)['demonstrations']
   lines = _lines(tmp_path, 'train', 'demonstrations')
-  two = [line for line in lines if line['hops'] == 2]
-  assert sum(line['kind'] == 'chain' for line in two) == len(two) // 2
-  assert facts['demonstrations']['chain_share_of_two_hops'] == 0.5
+  for hops in (2, 3):
+    searches = [len(line['steps']) - 1 for line in lines if line['hops'] == hops]
+    assert searches.count(2) == searches.count(1) == len(searches) // 2
   assert json.loads((tmp_path / 'world.json').read_text())['demonstrations']['count'] == 400
-  weak = [line for line in lines if line['kind'] == 'weak']
-  assert not any('I need' in line['steps'][-1]['think'] for line in weak)
+  assert shares['by_hops'] == {1: 180, 2: 140, 3: 80}
+  assert shares['share_with_one_search'] == (180 + 70 + 40) / 400
+  assert shares['share_of_full_chains'] == 70 / 400
+  assert shares['share_of_wrong_answers'] == (70 + 80) / 400
+  assert shares['longest_full_chain'] == shares['most_searches'] == 2
 
 
 def test_names_are_few_tokens_and_tags_several(out, pages):
@@ -261,7 +265,7 @@ def test_nesting_words_inside_out():
   [
     ({'documents': 20}, 'documents is 20'),
     ({'train_per_hop': 20000}, 'too few chains of 1 hops'),
-    ({'chain_share': 1.5}, 'chain_share is 1.5'),
+    ({'second_share': 1.5}, 'second_share is 1.5'),
     ({'vocabulary': 100}, 'vocab_size is 100'),
   ],
 )

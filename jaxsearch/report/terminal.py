@@ -34,7 +34,10 @@ def pieces(text: str) -> Iterator[tuple[str, str]]:
 
 
 def show(record: trajectories.Record, label: str = '') -> None:
-  """Prints one trajectory in colour; gold documents carry a star."""
+  """Prints one trajectory in colour; gold documents carry a star.
+
+  The frame is green for a right answer, red for a wrong one, plain if none is known.
+  """
   console = rich.console.Console()
   gold = set(map(str, record['metadata'].get('supporting_documents', ())))
   text = rich.text.Text()
@@ -48,8 +51,10 @@ def show(record: trajectories.Record, label: str = '') -> None:
     elif segment['kind'] == Kind.OBSERVATION:
       text.append(segment['text'], style='dim')
   title = f'{label}  {record["status"]}, searches: {len(record["turns"])}'.strip()
-  footer = f'answer: {record["answer"]}   gold: {", ".join(record["golden_answers"])}'
-  border = 'green' if is_right(record) else 'red'
+  footer, border = f'answer: {record["answer"]}', 'none'
+  if record['golden_answers']:
+    footer += f'   gold: {", ".join(record["golden_answers"])}'
+    border = 'green' if is_right(record) else 'red'
   console.print(
     rich.panel.Panel(text, title=title, subtitle=rich.text.Text(footer), border_style=border)
   )

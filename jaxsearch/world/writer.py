@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ def write(
   train_per_hop: int = 1200,
   dev_per_hop: int = 40,
   test_per_hop: int = 300,
-  chain_share: float = 0.4,
-  note_share: float = 1.0,
+  second_share: float = 0.3,
   vocabulary: int = 1280,
 ) -> dict[str, Any]:
   """Writes {train,dev,test}/{corpus,questions}.jsonl, train/demonstrations.jsonl and tokenizer/.
@@ -44,8 +44,7 @@ def write(
     train_per_hop: training questions of two and of three hops, and twice those of one; none is
       demonstrated.
     dev_per_hop, test_per_hop: questions of each of one to four hops.
-    chain_share: of the two-hop demonstrations, those that search twice and answer rightly.
-    note_share: of the wrong demonstrations, those that write down what remains to be found.
+    second_share: of the demonstrations beyond one hop, those that search twice.
     vocabulary: entries of the byte-level BPE, trained on the training world's texts only.
 
   Returns:
@@ -65,8 +64,7 @@ def write(
     random.Random(f'{seed}/demonstrations'),
     askers['train'],
     demonstration_count,
-    chain_share=chain_share,
-    note_share=note_share,
+    second_share=second_share,
   )
   facts = {'seed': seed, 'documents': documents, 'train_documents': train_documents}
   facts |= {'vocabulary': vocabulary}
@@ -113,17 +111,23 @@ def _save(
 
 
 def _shares(lines: list[dict[str, Any]]) -> dict[str, Any]:
-  chains = [line for line in lines if line['kind'] == 'chain']
-  two = [line for line in lines if line['hops'] == 2]
-  wrong = [line for line in lines if line['steps'][-1]['answer'] not in line['golden_answers']]
+  def share(wanted: Callable[[dict[str, Any]], bool]) -> float:
+    return round(sum(map(wanted, lines)) / max(1, len(lines)), 4)
+
+  def searches(line: dict[str, Any]) -> int:
+    return len(line['steps']) - 1
+
+  def right(line: dict[str, Any]) -> bool:
+    return line['steps'][-1]['answer'] in line['golden_answers']
+
   return {
     'count': len(lines),
     'by_hops': {hops: sum(line['hops'] == hops for line in lines) for hops in TRAIN_HOPS},
-    'chains': len(chains),
-    'chain_share_of_two_hops': round(len(chains) / max(1, len(two)), 4),
-    'chain_share_of_all': round(len(chains) / max(1, len(lines)), 4),
-    'wrong_share_of_all': round(len(wrong) / max(1, len(lines)), 4),
-    'longest_chain_hops': max((len(line['steps']) - 1 for line in lines), default=0),
+    'share_with_one_search': share(lambda line: searches(line) == 1),
+    'share_of_full_chains': share(lambda line: right(line) and searches(line) > 1),
+    'share_of_wrong_answers': share(lambda line: not right(line)),
+    'longest_full_chain': max((line['hops'] for line in lines if right(line)), default=0),
+    'most_searches': max(map(searches, lines), default=0),
   }
 
 
