@@ -47,7 +47,7 @@ def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
   c.optimizer = config.Optimizer(
     learning_rate=4e-4, warmup_steps=2, decay_steps=20, weight_decay=0.0, b2=0.98, grad_clip=0.1
   )
-  c.learner = config.Learner(buckets=(128, 160, 256, 448), tokens_per_microbatch=6144)
+  c.learner = config.Learner(buckets=(160, 256, 352, 448), tokens_per_microbatch=6144)
   c.schedule = config.Schedule(
     steps=2 if ci else 20, eval_every=1 if ci else 10, checkpoint_every=1 if ci else 10
   )
