@@ -45,18 +45,18 @@ def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
   )
   c.algo = config.Algo(questions_per_step=4 if ci else 16, group_size=4 if ci else 8)
   c.optimizer = config.Optimizer(
-    learning_rate=4e-4, warmup_steps=2, decay_steps=20, weight_decay=0.0, b2=0.98, grad_clip=0.1
+    learning_rate=4e-4, warmup_steps=2, decay_steps=22, weight_decay=0.0, b2=0.98, grad_clip=0.1
   )
   c.learner = config.Learner(buckets=(160, 256, 352, 448), tokens_per_microbatch=6144)
   c.schedule = config.Schedule(
-    steps=2 if ci else 20, eval_every=1 if ci else 10, checkpoint_every=1 if ci else 10
+    steps=2 if ci else 22, eval_every=1 if ci else 11, checkpoint_every=1 if ci else 11
   )
   c.warmstart = config.Warmstart(
     demonstrations=f'{world}/train/demonstrations.jsonl',
-    steps=20 if ci else 440,
+    steps=20 if ci else 460,
     tokens_per_step=2304,
     optimizer=config.Optimizer(
-      name='muon', learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=410, b2=0.98
+      name='muon', learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=430, b2=0.98
     ),
   )
   return c

@@ -150,6 +150,7 @@ def test_questions_follow_the_pages(out, pages):
       chain = question.metadata['chain']
       names = [chain[0]['subject'], *(link['object'] for link in chain)]
       assert len(set(names)) == len(chain) + 1 == question.metadata['hops'] + 1
+      assert len({link['relation'] for link in chain}) == len(chain)
       assert question.golden_answers == (names[-1],)
       assert question.metadata['supporting_documents'] == [link['document'] for link in chain]
       assert names[0] in question.text

@@ -117,9 +117,13 @@ class Asker:
     relations: list[schema.Relation] = []
     for _ in range(hops):
       facts = self._world.facts[entities[-1].id]
-      relation = self._rng.choice(
-        [r for r in _RELATIONS[entities[-1].kind.name] if r.name in facts]
-      )
+      # No noun twice: of "the mentor of the mentor" it is hard to say how much is done.
+      nouns = {r.noun for r in relations}
+      choices = [r for r in _RELATIONS[entities[-1].kind.name] if r.name in facts]
+      choices = [r for r in choices if r.noun not in nouns]
+      if not choices:
+        return None
+      relation = self._rng.choice(choices)
       other = self._world.entity(facts[relation.name])
       if other in entities:
         return None
