@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from jaxsearch.models import decoder
 
+# Heads that look one, two, … tokens back: three tell the places of "the … of the … of" apart.
+_LOOKS = 3
 _COPIED = 0.2  # Size of what a head copies, in units of its normalised input.
 _LOGIT = 20.0  # Of a head that looks back, at the place where it looks.
 _CONTENT = 0.1  # What is left of its random products.
@@ -22,9 +24,9 @@ _SHARPEST = 0.1  # Radians per token: slower rotations do not tell neighbours ap
 def outline(params: decoder.Params, size: decoder.Size, key: jax.Array) -> decoder.Params:
   """`params` as `decoder.init` makes them -> the same with outlined attention; `key` is consumed.
 
-  Every head writes what it attends to as it is, through a projection of its own. The first two
-  heads of the first layer attend one and two tokens back, by biases of query and key alone. The
-  gated MLPs write nothing yet, which would drown what the heads write.
+  Every head writes what it attends to as it is, through a projection of its own. The first
+  heads of the first layer attend one, two and three tokens back, by biases of query and key alone.
+  The gated MLPs write nothing yet, which would drown what the heads write.
 
   Raises:
     ValueError: if the model has no such biases, shares key heads or normalises queries and keys.
@@ -43,22 +45,22 @@ def outline(params: decoder.Params, size: decoder.Size, key: jax.Array) -> decod
   value_LDNH = basis_LDX.reshape(L, D, N, H)
   out_LNHD = _COPIED * jnp.moveaxis(value_LDNH, 1, -1)
   query, key_, value = attention['query'], attention['key'], attention['value']
-  heads, angles = jnp.arange(2), size.rope_base ** (-jnp.arange(0, H, 2) / H)
+  looks, angles = min(_LOOKS, N), size.rope_base ** (-jnp.arange(0, H, 2) / H)
   is_sharp = angles > _SHARPEST
   amplitude_h = is_sharp * jnp.sqrt(_LOGIT * H**0.5 / jnp.sum(is_sharp))
   # The rotation of a key that lies `back` tokens behind brings it to the query's own phase.
-  phase_2h = (heads + 1)[:, None] * angles
-  query_2H = jnp.tile(jnp.concatenate([amplitude_h, jnp.zeros_like(amplitude_h)]), (2, 1))
-  key_2H = jnp.concatenate([amplitude_h * jnp.cos(phase_2h), amplitude_h * jnp.sin(phase_2h)], -1)
+  phase_Xh = jnp.arange(1, looks + 1)[:, None] * angles
+  query_XH = jnp.tile(jnp.concatenate([amplitude_h, jnp.zeros_like(amplitude_h)]), (looks, 1))
+  key_XH = jnp.concatenate([amplitude_h * jnp.cos(phase_Xh), amplitude_h * jnp.sin(phase_Xh)], -1)
   attention = {
     **attention,
     'query': {
-      'kernel': query['kernel'].at[0, :, :2].multiply(_CONTENT),
-      'bias': query['bias'].at[0, :2].set(query_2H),
+      'kernel': query['kernel'].at[0, :, :looks].multiply(_CONTENT),
+      'bias': query['bias'].at[0, :looks].set(query_XH),
     },
     'key': {
-      'kernel': key_['kernel'].at[0, :, :2].multiply(_CONTENT),
-      'bias': key_['bias'].at[0, :2].set(key_2H),
+      'kernel': key_['kernel'].at[0, :, :looks].multiply(_CONTENT),
+      'bias': key_['bias'].at[0, :looks].set(key_XH),
     },
     'value': {**value, 'kernel': value_LDNH},
     'out': {'kernel': out_LNHD},
