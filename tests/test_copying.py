@@ -13,8 +13,8 @@ SIZE = decoder.Size(
   vocab=50,
   layers=2,
   embed=64,
-  heads=2,
-  kv_heads=2,
+  heads=4,
+  kv_heads=4,
   head_size=32,
   hidden=48,
   rope_base=100.0,
@@ -53,9 +53,9 @@ def _weights(params, T=60):
   return found
 
 
-def test_two_heads_of_the_first_layer_look_back(params):
+def test_three_heads_of_the_first_layer_look_back(params):
   first, second = _weights(params)
-  for head, back in enumerate((1, 2)):
+  for head, back in enumerate((1, 2, 3)):
     looked = first[head][np.arange(back, 60), np.arange(60 - back)]
     assert looked.min() > 0.5, back
     # No such habit in the second layer, which matches by content.

@@ -245,7 +245,7 @@ def test_shares_are_the_ones_asked_for(tmp_path):
 
 def test_names_are_few_tokens_and_tags_several(out, pages):
   tokens = tokenizer.load(out / 'tokenizer')
-  assert 512 < tokens.vocab_size <= 1280
+  assert 512 < tokens.vocab_size <= 1472
   mean = {
     split: sum(len(tokens.encode(c)) for c in pages[split].values()) / len(pages[split])
     for split in ('train', 'test')

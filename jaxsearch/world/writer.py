@@ -30,7 +30,7 @@ def write(
   dev_per_hop: int = 40,
   test_per_hop: int = 300,
   second_share: float = 0.3,
-  vocabulary: int = 1280,
+  vocabulary: int = 1472,
 ) -> dict[str, Any]:
   """Writes {train,dev,test}/{corpus,questions}.jsonl, train/demonstrations.jsonl and tokenizer/.
 
@@ -45,7 +45,8 @@ def write(
       demonstrated.
     dev_per_hop, test_per_hop: questions of each of one to four hops.
     second_share: of the demonstrations beyond one hop, those that search twice.
-    vocabulary: entries of the byte-level BPE, trained on the training world's texts only.
+    vocabulary: entries of the byte-level BPE, trained on the training world's texts only; so many
+      that every word of a name is one token.
 
   Returns:
     The counts and shares that it also writes to world.json.
