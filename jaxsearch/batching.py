@@ -8,13 +8,14 @@ rows of length and weight 0.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxsearch import config as config_lib
 from jaxsearch.learner import Batch
-from jaxsearch.types import Context, Kind, Summary, Trajectory, UserError
+from jaxsearch.types import Context, Kind, Status, Summary, Trajectory, UserError, row_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,60 +63,100 @@ class Cut:
   members: tuple[tuple[int, ...], ...]
 
 
+class Update(NamedTuple):
+  """The micro-batches of one optimiser step: those to learn from, and those that only count."""
+
+  trained: list[Batch]
+  counted: list[Batch]
+
+
 def summarize(t: Trajectory, host: int) -> Summary:
   """What every host is told of a trajectory of `host`."""
   return Summary(
     position=t.task.position,
     sample=t.task.sample,
     rewards={} if t.is_infra else dict(t.rewards),
-    is_infra=t.is_infra,
-    policy_tokens=sum(c.count(Kind.POLICY) for c in t.contexts),
+    status=t.status,
+    segments=tuple(len(s.ids) for c in t.contexts for s in c.segments if s.kind is Kind.POLICY),
+    owners=tuple(owner for c in t.contexts for owner in c.owners),
     searches=len(t.turns),
     length=sum(c.length for c in t.contexts),
     host=host,
   )
 
 
-def microbatches(
+def summaries(hosts: Sequence[Sequence[Mapping[str, Any]]]) -> list[Summary]:
+  """What the hosts told each other as JSON, hosts in order."""
+  return [
+    Summary(
+      **told
+      | {'status': Status(told['status'])}
+      | {name: tuple(told[name]) for name in ('segments', 'owners')}
+    )
+    for host in hosts
+    for told in host
+  ]
+
+
+def updates(
   done: Sequence[Trajectory],
   summaries: Sequence[Summary],
-  advantages: Sequence[np.ndarray],
+  advantages: Sequence[np.ndarray | None],
   config: config_lib.Config,
   place: Place,
-) -> tuple[list[Batch], list[Batch]]:
-  """This host's part of the micro-batches to learn from, and of those that only count.
+) -> list[Update]:
+  """This host's part of the micro-batches of each update of this batch of rollouts.
 
-  Trajectories that the infrastructure lost are in neither. Without KL and entropy terms a row whose
-  advantages are all zero has a gradient of exactly zero: it enters the denominator and is spared
-  the forward and backward pass.
+  Every host's questions are cut into `algo.updates_per_batch` stretches, one for each update.
+  Trajectories that the infrastructure lost are in none. Without KL, entropy and whitening a row
+  whose advantages are all zero has a gradient of exactly zero: it enters the denominator and is
+  spared the forward and backward pass.
 
   Args:
     done: of this host.
     summaries: of every host, hosts in order, those of `done` in its order.
-    advantages: beside `summaries`; [policy_tokens] each.
+    advantages: beside `summaries`; [policy_tokens] each, None for what is not trained.
     config: loss and buckets.
     place: of this process.
 
   Returns:
     numpy batches, of the same number and shapes on every host.
   """
-  needs_all = bool(config.algo.kl_coef or config.algo.entropy_coef)
+  algo = config.algo
+  needs_all = bool(algo.kl_coef or algo.entropy_coef or algo.whiten)
   own = iter(done)
   trajectories = [next(own) if s.host == place.host else None for s in summaries]
-  parts = []
-  for is_trained in (True, False):
-    lengths: list[list[int]] = [[] for _ in range(place.hosts)]
-    rows = []
-    for summary, values, trajectory in zip(summaries, advantages, trajectories):
-      if summary.is_infra or (needs_all or bool(np.any(values))) != is_trained:
-        continue
-      lengths[summary.host].append(summary.length)
-      if trajectory is not None:
-        rows.append(_row(trajectory, values, config.algo.loss_tokens))
-    cuts = plan(lengths, config.learner, place.shards)
-    members = [[rows[i] for i in cut.members[place.host]] for cut in cuts]
-    parts.append([pack(m, cut.bucket, cut.rows) for m, cut in zip(members, cuts)])
-  return parts[0], parts[1]
+  turns = _turns(summaries, algo.updates_per_batch)
+  cut = []
+  for number in range(algo.updates_per_batch):
+    parts = []
+    for is_trained in (True, False):
+      lengths: list[list[int]] = [[] for _ in range(place.hosts)]
+      rows = []
+      for summary, values, trajectory, turn in zip(summaries, advantages, trajectories, turns):
+        if turn != number or summary.is_infra or values is None:
+          continue
+        if (needs_all or bool(np.any(values))) != is_trained:
+          continue
+        lengths[summary.host].append(summary.length)
+        if trajectory is not None:
+          rows.append(_row(trajectory, values, algo))
+      cuts = plan(lengths, config.learner, place.shards)
+      members = [[rows[i] for i in c.members[place.host]] for c in cuts]
+      parts.append([pack(m, c.bucket, c.rows) for m, c in zip(members, cuts)])
+    cut.append(Update(*parts))
+  return cut
+
+
+def _turns(summaries: Sequence[Summary], count: int) -> list[int]:
+  """Which of `count` updates each trajectory belongs to; a question is never cut."""
+  positions: dict[int, list[int]] = {}
+  for s in summaries:
+    positions.setdefault(s.host, [])
+    if s.position not in positions[s.host]:
+      positions[s.host].append(s.position)
+  rank = {(h, p): i for h, ps in positions.items() for i, p in enumerate(sorted(ps))}
+  return [rank[s.host, s.position] * count // len(positions[s.host]) for s in summaries]
 
 
 def empty(learner: config_lib.Learner, place: Place) -> list[Batch]:
@@ -186,13 +227,26 @@ def _rows_per_host(bucket: int, learner: config_lib.Learner, hosts: int, shards:
   return per_shard * shards // hosts
 
 
-def _row(trajectory: Trajectory, advantages: np.ndarray, loss_tokens: str) -> BatchRow:
-  """Sampled ids with their advantages; with loss_tokens 'all' observations have the first one's."""
+def _row(trajectory: Trajectory, advantages: np.ndarray, algo: config_lib.Algo) -> BatchRow:
+  """Sampled ids with their advantages; with loss_tokens 'all' observations have the first one's.
+
+  What a tree's rollouts share is trained in the row of the one that sampled it; spans of the name
+  `untrained_span` in none.
+  """
   (context,) = trajectory.contexts
   mask = context.sampled_mask
   values = np.zeros(context.length, np.float32)
   values[mask] = advantages
-  if loss_tokens == 'all' and len(advantages):
+  owners, me = iter(context.owners), row_id(trajectory.task.sample, trajectory.attempt)
+  own = [
+    np.full(len(s.ids), s.kind is Kind.POLICY and next(owners) == me) for s in context.segments
+  ]
+  mask = np.concatenate(own)
+  offsets = np.cumsum([0, *(len(s.ids) for s in context.segments)])
+  for span in context.spans:
+    if span.name == algo.untrained_span:
+      mask[offsets[span.segment] + span.first : offsets[span.segment] + span.last] = False
+  if algo.loss_tokens == 'all' and len(advantages):
     kinds = [np.full(len(s.ids), s.kind is Kind.OBSERVATION) for s in context.segments]
     observed = np.concatenate(kinds)
     values[observed] = advantages[0]

@@ -11,7 +11,10 @@ import os
 import re
 import sys
 import traceback
+import types
+from collections.abc import Callable
 from dataclasses import field
+from typing import Any
 
 from jaxsearch import plugins
 from jaxsearch.types import UserError
@@ -58,6 +61,12 @@ class Retrieval:
   deadline_s: float = 20.0  # From submission to answer, retries included.
   retries: int = 2  # Further tries after an infrastructure failure, within the deadline.
   batch: int = 64  # Most requests that a worker takes at once.
+  noise_start: float = 0.0  # Simulated retrievers: share of misleading answers at the first step,
+  noise_end: float = 0.0  # and at the last; between them it rises ever faster (ZeroSearch).
+  url: str = ''  # Of the simulator's OpenAI-compatible endpoint, with its /v1.
+  model: str = ''  # Name by which the endpoint knows the simulator.
+  mode: str = 'prompted'  # Of the simulator: prompted or tuned.
+  questions: str = ''  # Question file whose answers the simulator may know.
 
 
 @dataclasses.dataclass
@@ -65,10 +74,13 @@ class Rollout:
   slots: int = 64  # Rows in flight per replica; the batch of the decode program.
   context_tokens: int = 1024  # Prompt, policy and observation tokens of a row together.
   policy_tokens: int = 512  # Sampled tokens of a trajectory.
-  max_searches: int = 8  # A search beyond this ends the trajectory with status turn_cap.
+  turn_tokens: int = 0  # Sampled tokens between two pauses; 0: no such limit.
+  observation_tokens: int = 0  # Of one search: fewer documents, then a shorter one; 0: no limit.
+  max_searches: int = 8  # And notices. One more ends the trajectory with status turn_cap.
   decode_steps: int = 16  # Tokens per row that one decode program samples before the host looks.
   extend_rows: int = 8  # Rows that one extend program appends to.
   extend_tokens: int = 64  # Tokens per row that one extend program appends.
+  leaves: int = 1  # Rollouts of a question that begin as one; every search halves them.
   temperature: float = 1.0  # Of training rollouts; learner and reference use it too.
   attempts: int = 3  # Times a trajectory is started before its infrastructure failure stands.
 
@@ -82,14 +94,22 @@ class Reward:
 class Algo:
   questions_per_step: int = 16  # Of all hosts together.
   group_size: int = 8  # Rollouts of each question.
+  rounds: int = 1  # Of questions, at most, until questions_per_step of them have unequal rewards.
+  updates_per_batch: int = 1  # Optimiser steps of each batch of rollouts, cut by questions.
   advantage: str = 'group_zscore'  # Function in algo/advantages.py.
+  whiten: bool = False  # Advantages to mean 0 and spread 1 over all trained tokens (REINFORCE++).
+  selector: str = 'every'  # Function in algo/selectors.py: which rollouts are trained.
   policy_loss: str = 'clipped_ratio'  # Function in algo/losses.py.
+  old_logprobs: str = 'sampler'  # Of the ratio: as drawn; learner: made before the first update.
+  importance_cap: float = 0.0  # With 'learner': weigh by learner / sampler, at most this; 0: not.
   clip_low: float = 0.2  # The ratio is clipped to [1 - clip_low, 1 + clip_high].
   clip_high: float = 0.2
-  kl_coef: float = 0.0  # Weight of the KL to the reference in the loss; 0 drops the reference.
-  kl: str = 'k3'  # Function in algo/losses.py.
+  kl_coef: float = 0.0  # Weight of the KL to the reference; 0 drops the reference.
+  kl: str = 'k3'  # Function in algo/kl.py.
+  kl_place: str = 'loss'  # loss: a term of it; reward: taken off each token's reward.
   entropy_coef: float = 0.0  # Weight of the entropy bonus.
   loss_norm: str = 'token'  # token, sequence or constant: what the policy loss is divided by.
+  untrained_span: str = ''  # Spans of this name, as the protocol calls them, are not trained.
   loss_tokens: str = 'policy'  # policy: what was sampled; all: observations too (an ablation).
 
 
@@ -187,24 +207,42 @@ def read(path: str) -> Config:
     UserError: there is no such file, or it fails; names the line.
   """
   file, colon, argument = path.partition(':')
-  if not os.path.isfile(file):
-    raise UserError(f'--config is {path!r}, but {file!r} is not a file; give an existing one.')
-  spec = importlib.util.spec_from_file_location('configuration', file)
-  module = importlib.util.module_from_spec(spec)
-  sys.path.insert(0, os.getcwd())
-  try:
-    spec.loader.exec_module(module)
-    made = module.get_config(*([argument] if colon else []))
-  except Exception as error:
-    raise UserError(_failure(file, error)) from error
-  finally:
-    sys.path.remove(os.getcwd())
+  made = _run(file, lambda module: module.get_config(*([argument] if colon else [])))
   if not isinstance(made, Config):
     raise UserError(
       f'get_config() of {file} returned a {type(made).__name__}; it must return a '
       'jaxsearch.config.Config.'
     )
   return made
+
+
+def phases(path: str) -> list[str]:
+  """The configurations of a recipe, in order, as `read` takes them.
+
+  A file that defines `PHASES = ('a', 'b')` stands for FILE:a and then FILE:b, unless `path` names
+  one of them; any other file stands for itself.
+
+  Raises:
+    UserError: as `read`.
+  """
+  file, colon, _ = path.partition(':')
+  names = () if colon else _run(file, lambda module: getattr(module, 'PHASES', ()))
+  return [f'{file}:{name}' for name in names] or [path]
+
+
+def _run(file: str, use: Callable[[types.ModuleType], Any]) -> Any:
+  if not os.path.isfile(file):
+    raise UserError(f'--config is {file!r}, but that is not a file; give an existing one.')
+  spec = importlib.util.spec_from_file_location('configuration', file)
+  module = importlib.util.module_from_spec(spec)
+  sys.path.insert(0, os.getcwd())
+  try:
+    spec.loader.exec_module(module)
+    return use(module)
+  except Exception as error:
+    raise UserError(_failure(file, error)) from error
+  finally:
+    sys.path.remove(os.getcwd())
 
 
 def _failure(file: str, error: Exception) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
+import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +24,7 @@ from jaxsearch.types import Question, Task, UserError
 
 # Questions between two movements of the progress bar; rollouts drain in between.
 _PORTION = 256
+BANDS = ('easy', 'medium', 'difficult')
 
 
 def evaluate(
@@ -41,11 +44,7 @@ def evaluate(
     the summary.
   """
   asked = questions_lib.read(questions)
-  mesh = sharding.make_mesh(config.mesh)
-  size, params, tokenizer = checkpoint.load_policy(policy, mesh)
-  actor = Actor(config, size, tokenizer, mesh)
-  actor.load(params)
-  with Pool(_retrieval(config, index)) as pool:
+  with _at_work(config, policy, index) as (actor, pool):
     greedy = ask_all(actor, asked, pool=pool, top_k=config.eval_retrieval.top_k, label='eval')
     summary = trajectories.summarize(greedy)
     if samples:
@@ -62,14 +61,53 @@ def evaluate(
 
 def ask(config: config_lib.Config, *, policy: str, index: str, question: str) -> None:
   """Answers one question and prints the trajectory in colour."""
-  mesh = sharding.make_mesh(config.mesh)
-  size, params, tokenizer = checkpoint.load_policy(policy, mesh)
-  actor = Actor(config, size, tokenizer, mesh)
-  actor.load(params)
   asked = [Question('asked', question, golden_answers=())]
-  with Pool(_retrieval(config, index)) as pool:
+  with _at_work(config, policy, index) as (actor, pool):
     (record,) = ask_all(actor, asked, pool=pool, top_k=config.eval_retrieval.top_k)
   report.show(record)
+
+
+def difficulty(
+  config: config_lib.Config, *, policy: str, questions: str, index: str, out: str, samples: int
+) -> dict[str, int]:
+  """Labels each question with how many rollouts a policy needs until one answers it exactly.
+
+  `metadata.rollouts_needed` is the number of the first right one, None if none of `samples` is;
+  `metadata.difficulty` is easy below 10, medium up to 20, difficult above or never, the bands of
+  R1-Searcher (arXiv 2503.05592, section 3.1).
+
+  Args:
+    config, policy, questions, index: as in `evaluate`.
+    out: question file to write.
+    samples: rollouts of each question, at temperature 1.
+
+  Returns:
+    questions of each band.
+  """
+  asked = questions_lib.read(questions)
+  tasks = [Task(q, i, s, 0) for i, q in enumerate(asked) for s in range(samples)]
+  with _at_work(config, policy, index) as (actor, pool):
+    records = _roll_out(actor, tasks, pool, config.eval_retrieval.top_k, 1.0, 'difficulty')
+  needed: dict[int, int] = {}
+  for record in records:  # Samples in order.
+    if record['rewards'].get('em', 0.0):
+      needed.setdefault(record['position'], record['sample'] + 1)
+  labelled = [
+    dataclasses.replace(
+      q,
+      metadata={
+        **q.metadata,
+        'rollouts_needed': needed.get(i),
+        'difficulty': _band(needed.get(i)),
+      },
+    )
+    for i, q in enumerate(asked)
+  ]
+  counts = collections.Counter(q.metadata['difficulty'] for q in labelled)
+  if jax.process_index() == 0:
+    questions_lib.write(out, labelled)
+    print(json.dumps({band: counts[band] for band in BANDS}))
+  return dict(counts)
 
 
 def ask_all(
@@ -109,6 +147,25 @@ def _roll_out(
       records.append(trajectories.record(trajectory, actor.tokenizer, actor.protocol))
   gathered = [record for host in sharding.gather_json(records) for record in host]
   return sorted(gathered, key=lambda r: (r['position'], r['sample']))
+
+
+@contextlib.contextmanager
+def _at_work(config: config_lib.Config, policy: str, index: str) -> Iterator[tuple[Actor, Pool]]:
+  """The policy of a folder with its weights loaded, and the retriever of `eval_retrieval`."""
+  # Samples of one question are independent here.
+  config = dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, leaves=1))
+  mesh = sharding.make_mesh(config.mesh)
+  size, params, tokenizer = checkpoint.load_policy(policy, mesh)
+  actor = Actor(config, size, tokenizer, mesh)
+  actor.load(params)
+  with Pool(_retrieval(config, index)) as pool:
+    yield actor, pool
+
+
+def _band(needed: int | None) -> str:
+  if needed is None or needed > 20:
+    return 'difficult'
+  return 'easy' if needed < 10 else 'medium'
 
 
 def _tracked(portions: Sequence[Any], label: str) -> Iterable[Any]:

@@ -13,13 +13,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsearch import config as config_lib
 from jaxsearch import plugins, sharding
+from jaxsearch.algo import kl, objective, optimizer, shaping
 from jaxsearch.algo import logprobs as logprobs_lib
-from jaxsearch.algo import objective, optimizer
 from jaxsearch.algo.objective import Batch, Sums
 
 Params = Any
@@ -69,6 +70,12 @@ class Learner:
     )
     rows = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
     self._logprobs = jax.jit(lambda p, b: self._token_logprobs(p, b)[0], out_shardings=rows)
+    estimate = plugins.function(kl, config.algo.kl)
+    self._penalize = jax.jit(
+      lambda batch: shaping.penalize(batch, estimate, config.algo.kl_coef), out_shardings=rows
+    )
+    self._total = jax.jit(shaping.total, out_shardings=self._everywhere)
+    self._standardize = jax.jit(shaping.standardize, out_shardings=rows)
 
   def init_state(self, params: Params) -> TrainState:
     """The state before the first update; `params` are copied, so they survive its donation."""
@@ -92,16 +99,52 @@ class Learner:
     self._zeros.lower(state.params).compile()
     self._apply.lower(state=state, grads=state.params).compile()
     for batch in batches:
-      if self._config.algo.kl_coef:
+      algo = self._config.algo
+      if algo.kl_coef or algo.old_logprobs == 'learner':
         self._logprobs.lower(state.params, batch).compile()
+      if algo.kl_coef:
         batch = dataclasses.replace(batch, reference_logprobs=batch.sampler_logprobs)
+      if algo.old_logprobs == 'learner':
+        batch = dataclasses.replace(batch, old_logprobs=batch.sampler_logprobs)
+      if algo.kl_coef and algo.kl_place == 'reward':
+        self._penalize.lower(batch).compile()
+      if algo.whiten:
+        number = np.float32(0.0)
+        self._total.lower(batch, number).compile()
+        self._standardize.lower(batch, number, number).compile()
       self._count.lower(denominators, batch).compile()
       gradients = {'grads': state.params, 'sums': sums}
       self._accumulate.lower(state.params, batch, denominators, **gradients).compile()
 
   def logprobs(self, params: Params, batch: Batch) -> jax.Array:
-    """log p of every token under `params`, [B,T] float32, 0 at entry 0: the frozen reference."""
+    """log p of every token under `params`, [B,T] float32, 0 at entry 0."""
     return self._logprobs(params, batch)
+
+  def prepare(
+    self, params: Params, reference: Params | None, batches: Sequence[Batch]
+  ) -> list[Batch]:
+    """What is fixed over all updates of a batch of rollouts: log-probabilities and advantages.
+
+    Args:
+      params: the policy before the first update.
+      reference: frozen, for the KL; None without one.
+      batches: all micro-batches of all updates, as `place` makes them.
+
+    Returns:
+      The same batches with reference and old log-probabilities, and shaped advantages, as far as
+      the configuration asks for them.
+    """
+    algo, batches = self._config.algo, list(batches)
+    for i, batch in enumerate(batches):
+      more = {}
+      if reference is not None:
+        more['reference_logprobs'] = self._logprobs(reference, batch)
+      if algo.old_logprobs == 'learner':
+        more['old_logprobs'] = self._logprobs(params, batch)
+      batch = dataclasses.replace(batch, **more)
+      is_penalized = algo.kl_coef and algo.kl_place == 'reward'
+      batches[i] = self._penalize(batch) if is_penalized else batch
+    return self._whiten(batches) if algo.whiten else batches
 
   def update(
     self, state: TrainState, microbatches: Sequence[Batch], counted: Sequence[Batch] = ()
@@ -130,6 +173,19 @@ class Learner:
     state, metrics = self._apply(state=state, grads=grads)
     metrics = jax.device_get({**metrics, **sums})
     return state, {name: float(value) for name, value in metrics.items()}
+
+  def _whiten(self, batches: Sequence[Batch]) -> list[Batch]:
+    def totals(mean: Any) -> list[float]:
+      parts = [self._total(batch, np.float32(mean)) for batch in batches]
+      return [sum(map(float, part)) for part in zip(*jax.device_get(parts), strict=True)]
+
+    if not batches:
+      return []
+    tokens, values, _ = totals(0.0)
+    mean = values / max(tokens, 1.0)
+    variance = totals(mean)[2] / max(tokens, 1.0)
+    scale = (np.float32(mean), np.float32(variance))
+    return [self._standardize(batch, *scale) for batch in batches]
 
   def _fresh(self, params: Params) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))

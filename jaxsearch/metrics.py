@@ -10,17 +10,14 @@ import collections
 import contextlib
 import json
 import os
-import resource
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import psutil
 import tensorboardX
 
-from jaxsearch.types import Kind, Outcome, Status, Trajectory, Turn
+from jaxsearch.types import Kind, Outcome, Status, Trajectory, Turn, row_id
 
 _TERMINATIONS = {
   Status.TURN_CAP: 'turn_cap',
@@ -105,7 +102,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
   kept = [t for t in trajectories if not t.is_infra]
   return (
     _rewards(kept)
-    | _groups(kept)
+    | _groups(trajectories, kept)
     | _searches(kept)
     | _episodes(trajectories, kept)
     | _lengths(kept)
@@ -121,6 +118,13 @@ def over_hosts(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     merge = max if is_seconds else _mean if name.startswith('perf/') else sum
     merged[name] = float(merge(values))
   return merged
+
+
+def over_updates(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+  """Means over the updates of one batch of rollouts; of what ends in _max the largest."""
+  names = figures[0]
+  merge = lambda name: max if name.endswith('_max') else _mean
+  return {name: float(merge(name)([update[name] for update in figures])) for name in names}
 
 
 def progress(step: int, steps: int, values: Mapping[str, float]) -> str:
@@ -140,45 +144,6 @@ def progress(step: int, steps: int, values: Mapping[str, float]) -> str:
   return '  '.join([f'step {step:>4}/{steps}', *shown])
 
 
-@contextlib.contextmanager
-def usage(verb: str) -> Iterator[None]:
-  """Appends the seconds and the peak memory of a verb to the file named by JAXSEARCH_USAGE.
-
-  Memory is the resident size of the process and its workers together, sampled four times a
-  second. Without the variable nothing is measured.
-  """
-  path = os.environ.get('JAXSEARCH_USAGE', '')
-  if not path or os.environ.get('JAXSEARCH_PROCESS_ID', '0') != '0':
-    yield
-    return
-  start, done, peak = time.monotonic(), threading.Event(), [0]
-  watcher = threading.Thread(target=_watch, args=(done, peak), daemon=True)
-  watcher.start()
-  try:
-    yield
-  finally:
-    done.set()
-    watcher.join()
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    line = {
-      'verb': verb,
-      'seconds': round(time.monotonic() - start, 2),
-      'peak_rss_mb': round(max(peak[0], own) / 2**20, 1),
-    }
-    with open(path, 'a', encoding='utf-8') as file:
-      file.write(json.dumps(line) + '\n')
-
-
-def _watch(done: threading.Event, peak: list[int]) -> None:
-  me = psutil.Process()
-  while not done.wait(0.25):
-    total = 0
-    for process in [me, *me.children(recursive=True)]:
-      with contextlib.suppress(psutil.Error):
-        total += process.memory_info().rss
-    peak[0] = max(peak[0], total)
-
-
 def _rewards(kept: Sequence[Trajectory]) -> dict[str, float]:
   values = [t.rewards.get('reward', 0.0) for t in kept] or [0.0]
   metrics = {
@@ -192,13 +157,14 @@ def _rewards(kept: Sequence[Trajectory]) -> dict[str, float]:
   return metrics
 
 
-def _groups(kept: Sequence[Trajectory]) -> dict[str, float]:
+def _groups(all_: Sequence[Trajectory], kept: Sequence[Trajectory]) -> dict[str, float]:
   groups: dict[int, list[Trajectory]] = collections.defaultdict(list)
   for t in kept:
     groups[t.task.position].append(t)
   rewards = [{t.rewards.get('reward', 0.0) for t in group} for group in groups.values()]
   correct = [_mean([t.rewards.get('em', 0.0) for t in group]) for group in groups.values()]
   return {
+    'group/rollouts': float(len(all_)),
     'group/frac_zero_std': _mean([len(values) == 1 for values in rewards]),
     'group/frac_all_correct': _mean([share == 1 for share in correct]),
     'group/frac_all_wrong': _mean([share == 0 for share in correct]),
@@ -264,9 +230,21 @@ def _lengths(kept: Sequence[Trajectory]) -> dict[str, float]:
     metrics[f'length/{name}_mean'] = _mean(values)
     metrics[f'length/{name}_max'] = float(max(values, default=0))
   caps = (Status.POLICY_TOKEN_CAP, Status.CONTEXT_CAP)
+  metrics['length/generated_mean'] = _mean([_generated(t) for t in kept])
   metrics['length/clip_ratio'] = _mean([t.status in caps for t in kept])
   metrics['length/observation_share'] = sum(observed) / max(sum(observed) + sum(policy), 1)
   return metrics
+
+
+def _generated(t: Trajectory) -> int:
+  """Ids that the rollout's own row sampled; in a tree its first ones may be another's."""
+  me = row_id(t.task.sample, t.attempt)
+  return sum(
+    len(segment.ids)
+    for c in t.contexts
+    for segment, owner in zip((s for s in c.segments if s.kind is Kind.POLICY), c.owners)
+    if owner == me
+  )
 
 
 def _is_answered(t: Trajectory) -> bool:

@@ -1,7 +1,7 @@
 """Question files in the FlashRAG shape, and the endless shuffled sequence of them.
 
 A run's questions have positions 0, 1, 2, …; which question stands at a position follows from the
-seed alone, so a resumed run needs no saved state.
+seed alone, so all that a run saves is how many it has taken.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class QuestionSource:
 
     self._order = grain.MapDataset.source(list(questions)).seed(seed).shuffle().repeat()
 
-  def take(self, step: int, n: int, host: int = 0, hosts: int = 1) -> list[tuple[int, Question]]:
-    """(position, question) of this host's share of the `n` questions of `step`.
+  def take(self, start: int, n: int, host: int = 0, hosts: int = 1) -> list[tuple[int, Question]]:
+    """(position, question) of this host's share of the `n` questions from position `start` on.
 
-    The step has positions step * n to step * n + n - 1; each host gets a stretch of n / hosts.
+    Each host gets a stretch of n / hosts.
 
     Raises:
       UserError: if `n` is not a multiple of `hosts`.
@@ -74,7 +74,7 @@ class QuestionSource:
         f'Make it a multiple of {hosts}.'
       )
     share = n // hosts
-    first = step * n + host * share
+    first = start + host * share
     return [(position, self._order[position]) for position in range(first, first + share)]
 
 

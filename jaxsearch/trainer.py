@@ -40,9 +40,7 @@ def train(config: config_lib.Config) -> None:
 
 def _improve(run: Run, step: int, clock: metrics_lib.Clock) -> dict[str, Any]:
   """One step of training; returns its figures."""
-  tasks = run.take(step)
-  trajectories = run.rollout(tasks, clock)
-  summaries = run.gather(trajectories)
+  trajectories, summaries = run.collect(step, clock)
   advantages = run.estimate(summaries, step)
-  microbatches, counted = run.batch(trajectories, summaries, advantages)
-  return run.figures(trajectories) | run.update(microbatches, counted, clock)
+  updates = run.batch(trajectories, summaries, advantages)
+  return run.figures(trajectories, advantages) | run.update(updates, clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -14,12 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsearch import batching, checkpoint, evaluation, plugins, sharding, trajectories, validation
+from jaxsearch import batching, checkpoint, evaluation, fields, plugins, sharding, trajectories
 from jaxsearch import config as config_lib
 from jaxsearch import metrics as metrics_lib
 from jaxsearch import questions as questions_lib
 from jaxsearch.algo import advantages as advantages_lib
-from jaxsearch.learner import Batch, Learner
+from jaxsearch.algo import selectors as selectors_lib
+from jaxsearch.learner import Learner
 from jaxsearch.retrieval.journal import Journal
 from jaxsearch.retrieval.pool import Pool
 from jaxsearch.rollout.actor import Actor
@@ -32,13 +34,14 @@ _MAY_DIFFER = ('run_dir', 'schedule.', 'mesh.', 'retrieval.workers', 'eval_retri
 class Run:
   """Opens everything that a run needs; what cannot be read is told before anything is written.
 
-  Attributes:
-    start: first step to make; above 0 if the run resumes, above `schedule.steps` if it is done.
+  `start` is the first step to make: above 0 if the run resumes, above `schedule.steps` if done.
   """
 
   def __init__(self, config: config_lib.Config):
     self._config = config
     self._mesh = sharding.make_mesh(config.mesh)
+    shards = self._mesh.shape['data'] * self._mesh.shape['fsdp']
+    self._place = batching.Place(jax.process_index(), jax.process_count(), shards)
     train = questions_lib.read(config.questions.train)
     dev = questions_lib.read(config.questions.dev)
     self._dev = dev[: config.schedule.eval_questions or len(dev)]
@@ -47,6 +50,7 @@ class Run:
     self._learner = Learner(config, self._size, self._mesh)
     self._actor = Actor(config, self._size, self._tokenizer, self._mesh)
     self._advantages = plugins.function(advantages_lib, config.algo.advantage)
+    self._selector = plugins.function(selectors_lib, config.algo.selector)
     self._reference = self._open_reference(params)
     self._folder = pathlib.Path(config.run_dir)
     with contextlib.ExitStack() as opened:
@@ -59,7 +63,7 @@ class Run:
       self._folder.mkdir(parents=True, exist_ok=True)
       self._checkpoints = checkpoint.RunCheckpoints(self._folder / 'checkpoints', config.schedule)
       opened.callback(self._checkpoints.close)
-      self._state, self.start = self._restore(params)
+      self._state, self.start, self._taken = self._restore(params)
       self._writer = self._open_writer(opened)
       if self.start <= config.schedule.steps:
         self._warm_up()
@@ -114,36 +118,53 @@ class Run:
   def save(self, step: int, dev_score: float | None, clock: metrics_lib.Clock) -> None:
     """Starts a checkpoint in the background; forgets answers that no resume asks for again."""
     with clock('checkpoint'):
-      meta = {'config': dataclasses.asdict(self._config)}
+      meta = {'config': dataclasses.asdict(self._config), 'questions_taken': self._taken}
       before = self._checkpoints.latest
       self._checkpoints.save(step, self._state, meta, dev_score)
       if before is not None:  # It is committed now; the new one is not yet.
         self._journal.prune(before)
         self._dev_journal.prune(before)
 
+  def collect(self, step: int, clock: metrics_lib.Clock) -> tuple[list[Trajectory], list[Summary]]:
+    """This host's scored trajectories of the step, and the summaries of every host's.
+
+    Takes questions until `questions_per_step` of them have rollouts of unequal reward, which alone
+    teach something, but `algo.rounds` times at most (dynamic sampling, arXiv 2503.14476).
+    """
+    done: list[Trajectory] = []
+    summaries: list[Summary] = []
+    wanted = self._config.algo.questions_per_step
+    for _ in range(self._config.algo.rounds):
+      made = self.rollout(self.take(step), clock)
+      summaries += self.gather(made)
+      done += made
+      kept = zip(summaries, selectors_lib.if_unequal(summaries), strict=True)
+      if len({(s.host, s.position) for s, is_kept in kept if is_kept}) >= wanted:
+        break
+    host = f'.host{self._place.host}' if self._place.hosts > 1 else ''
+    records = [trajectories.record(t, self._tokenizer, self._actor.protocol) for t in done]
+    trajectories.write(self._folder / 'trajectories' / f'train_{step}{host}.jsonl', records)
+    return done, summaries
+
   def take(self, step: int) -> list[Task]:
-    """This host's rollouts to make: its share of the step's questions, a group of each."""
+    """This host's next rollouts to make: its share of the next questions, a group of each."""
     algo, progress = self._config.algo, step / self._config.schedule.steps
-    hosts = {'host': jax.process_index(), 'hosts': jax.process_count()}
-    asked = self._source.take(step, algo.questions_per_step, **hosts)
+    hosts = {'host': self._place.host, 'hosts': self._place.hosts}
+    asked = self._source.take(self._taken, algo.questions_per_step, **hosts)
+    self._taken += algo.questions_per_step
     samples = range(algo.group_size)
     return [Task(q, place, sample, step, progress) for place, q in asked for sample in samples]
 
   def rollout(self, tasks: Sequence[Task], clock: metrics_lib.Clock) -> list[Trajectory]:
     """Scored trajectories of this host, in the order of the tasks."""
-    step, host = tasks[0].step, jax.process_index()
-    self._journal.open(step)
+    self._journal.open(tasks[0].step)
     with clock('gen'):
-      done = self._actor.rollout(
+      return self._actor.rollout(
         tasks,
         pool=self._pool,
         top_k=self._config.retrieval.top_k,
         temperature=self._config.rollout.temperature,
       )
-    records = [trajectories.record(t, self._tokenizer, self._actor.protocol) for t in done]
-    name = f'train_{step}.jsonl' if jax.process_count() == 1 else f'train_{step}.host{host}.jsonl'
-    trajectories.write(self._folder / 'trajectories' / name, records)
-    return done
 
   def gather(self, done: Sequence[Trajectory]) -> list[Summary]:
     """What every host knows of every trajectory, hosts in order; a collective.
@@ -151,9 +172,8 @@ class Run:
     Raises:
       UserError: if the infrastructure lost more of them than `schedule.infra_limit` allows.
     """
-    host = jax.process_index()
-    own = [dataclasses.asdict(batching.summarize(t, host)) for t in done]
-    summaries = [Summary(**fields) for part in sharding.gather_json(own) for fields in part]
+    own = [dataclasses.asdict(batching.summarize(t, self._place.host)) for t in done]
+    summaries = batching.summaries(sharding.gather_json(own))
     lost = sum(s.is_infra for s in summaries) / len(summaries)
     if lost > self._config.schedule.infra_limit:
       step = done[0].task.step
@@ -166,49 +186,56 @@ class Run:
       )
     return summaries
 
-  def estimate(self, summaries: Sequence[Summary], step: int) -> list[np.ndarray]:
-    """Advantages of all hosts' trajectories, equal on every host."""
-    return self._advantages(summaries, np.random.default_rng((self._config.seed, step)))
+  def estimate(self, summaries: Sequence[Summary], step: int) -> list[np.ndarray | None]:
+    """Advantages of all hosts' trajectories, equal on every host; None for those not trained."""
+    rng = np.random.default_rng((self._config.seed, step))
+    advantages = self._advantages(summaries, rng)
+    return [a if kept else None for a, kept in zip(advantages, self._selector(summaries))]
 
   def batch(
     self,
     done: Sequence[Trajectory],
     summaries: Sequence[Summary],
-    advantages: Sequence[np.ndarray],
-  ) -> tuple[list[Batch], list[Batch]]:
-    """Global micro-batches to learn from, and those that only count; see `batching`."""
-    place = batching.Place(jax.process_index(), jax.process_count(), _shards(self._mesh))
-    parts = batching.microbatches(done, summaries, advantages, self._config, place)
-    trained, counted = ([self._learner.place(batch) for batch in part] for part in parts)
-    return trained, counted
+    advantages: Sequence[np.ndarray | None],
+  ) -> list[batching.Update]:
+    """Global micro-batches of each update of this batch of rollouts; see `batching`."""
+    updates = batching.updates(done, summaries, advantages, self._config, self._place)
+    return [
+      batching.Update(*([self._learner.place(batch) for batch in part] for part in update))
+      for update in updates
+    ]
 
   def update(
-    self, microbatches: Sequence[Batch], counted: Sequence[Batch], clock: metrics_lib.Clock
+    self, updates: Sequence[batching.Update], clock: metrics_lib.Clock
   ) -> dict[str, float]:
-    """One optimiser step."""
+    """The optimiser steps of one batch of rollouts; their figures, averaged."""
     with clock('update'):
-      if self._reference is not None:
-        microbatches = [
-          dataclasses.replace(b, reference_logprobs=self._learner.logprobs(self._reference, b))
-          for b in microbatches
-        ]
-      self._state, figures = self._learner.update(self._state, microbatches, counted)
-    return figures
+      trained = iter(
+        self._learner.prepare(
+          self._state.params, self._reference, [b for update in updates for b in update.trained]
+        )
+      )
+      figures = []
+      for update in updates:
+        microbatches = list(itertools.islice(trained, len(update.trained)))
+        self._state, found = self._learner.update(self._state, microbatches, update.counted)
+        figures.append(found)
+    return metrics_lib.over_updates(figures)
 
-  def figures(self, done: Sequence[Trajectory]) -> dict[str, float]:
+  def figures(self, done: Sequence[Trajectory], advantages: Sequence[Any]) -> dict[str, float]:
     """Of every host's rollouts; a collective."""
     light = sharding.gather_records([trajectories.without_texts(t) for t in done])
     measured = sharding.gather_json(self._actor.measure() | self._pool.stats())
     rollouts = metrics_lib.rollout_metrics([t for host in light for t in host])
-    return rollouts | metrics_lib.over_hosts(measured)
+    signal = np.mean([a is not None and bool(np.any(a)) for a in advantages])
+    return rollouts | metrics_lib.over_hosts(measured) | {'group/frac_with_signal': float(signal)}
 
   def record(self, step: int, figures: dict[str, Any]) -> None:
     """Writes the step down; host 0 speaks."""
     if self._writer is None:
       return
     if 'length/total_mean' in figures:
-      rollouts = self._config.algo.group_size * self._config.algo.questions_per_step
-      tokens = figures['length/total_mean'] * rollouts
+      tokens = figures['length/total_mean'] * figures['group/rollouts']
       figures['perf/throughput'] = tokens / figures['timing_s/step']
     self._writer.write(step, figures)
     print(metrics_lib.progress(step, self._config.schedule.steps, figures), flush=True)
@@ -235,26 +262,22 @@ class Run:
       )
     return reference
 
-  def _restore(self, params: Any) -> tuple[Any, int]:
-    """The state to go on from, and the first step to make."""
+  def _restore(self, params: Any) -> tuple[Any, int, int]:
+    """The state to go on from, the first step to make, and the questions taken before it."""
     restored = self._checkpoints.restore_latest(self._learner.abstract_state())
     if restored is None:
-      return self._learner.init_state(params), 0
+      return self._learner.init_state(params), 0, 0
     state, meta = restored
-    before, now = meta['config'], json.loads(json.dumps(dataclasses.asdict(self._config)))
-    differing = [
-      f'{name} was {_lookup(before, name)!r} and is {_lookup(now, name)!r}'
-      for name, _ in validation.flatten(self._config)
-      if _lookup(before, name) != _lookup(now, name) and not name.startswith(_MAY_DIFFER)
-    ]
+    differing = fields.differences(meta['config'], self._config, _MAY_DIFFER)
     if differing:
       raise UserError(
         f'{self._folder} holds a run of another configuration: {"; ".join(differing)}. Go on with '
         'the old values, or choose another run_dir.'
       )
-    step, last = int(state.step), self._config.schedule.steps
+    algo, last = self._config.algo, self._config.schedule.steps
+    step = int(state.step) // algo.updates_per_batch
     is_done = step == last and any(line['step'] == last for line in metrics_lib.read(self._folder))
-    return state, step + is_done
+    return state, step + is_done, meta['questions_taken']
 
   def _open_writer(self, opened: contextlib.ExitStack) -> metrics_lib.MetricWriter | None:
     if jax.process_index() > 0:
@@ -272,16 +295,5 @@ class Run:
     sharding.gather_json(jax.process_index())
     self._actor.load(self._state.params)
     self._actor.warmup()
-    place = batching.Place(jax.process_index(), jax.process_count(), _shards(self._mesh))
-    empty = batching.empty(self._config.learner, place)
+    empty = batching.empty(self._config.learner, self._place)
     self._learner.compile([self._learner.place(batch) for batch in empty])
-
-
-def _shards(mesh: jax.sharding.Mesh) -> int:
-  return mesh.shape['data'] * mesh.shape['fsdp']
-
-
-def _lookup(fields: Any, name: str) -> Any:
-  for part in name.split('.'):
-    fields = fields[part] if isinstance(fields, dict) and part in fields else None
-  return fields

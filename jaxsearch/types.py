@@ -2,12 +2,9 @@
 
   Question -> Task -> Trajectory -> rewards -> advantages -> Batch -> update -> metrics
 
-Everything here is plain host data: numpy arrays and frozen dataclasses, no JAX. Two
-invariants are stated once and hold everywhere:
-
-* the concatenated ids of a context's segments are exactly what the model was fed;
-* whether an id was sampled, and with which log-probability, is recorded when it is made and
-  never reconstructed from text or from padding.
+Plain host data, no JAX. Two invariants hold everywhere: the concatenated ids of a context's
+segments are exactly what the model was fed; whether an id was sampled, and with which
+log-probability, is recorded when it is made and never reconstructed from text or from padding.
 """
 
 from __future__ import annotations
@@ -21,10 +18,7 @@ import numpy as np
 
 
 class UserError(ValueError):
-  """Something the user can mend. The command line prints the message and exits with code 2.
-
-  The message names the thing, its value, what is allowed and the next step.
-  """
+  """Something the user can mend; says the thing, its value, what is allowed and the next step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +26,7 @@ class Question:
   """One line of a question file (FlashRAG shape).
 
   Attributes:
-    id: unique within its file.
-    text: the question as the policy reads it.
+    id, text: unique within its file; the question as the policy reads it.
     golden_answers: every accepted answer; none if nobody knows it (`ask`).
     metadata: privileged facts (hops, chain, …). Training never reads it; reports do.
   """
@@ -112,7 +105,7 @@ class Task:
 
   Attributes:
     question: what is asked.
-    position: place of the question in the run's sequence of questions, over all steps and hosts.
+    position: of the question in the run's sequence of questions, over all steps and hosts.
     sample: index within the group of rollouts of this question.
     step: training step at whose start the trajectory is born (its weights).
     progress: share of training done, 0 to 1.
@@ -139,13 +132,9 @@ class Kind(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-  """The ids that one writer appended; nothing else stores them.
+  """The ids, int32 [n], that one writer appended; nothing else stores them.
 
-  Attributes:
-    kind: who wrote them.
-    ids: int32 [n].
-    logprobs: float32 [n] for POLICY, from the very distribution each id was drawn from
-      (temperature included); None otherwise.
+  `logprobs`, float32 [n], are POLICY's under the distribution that each id was drawn from.
   """
 
   kind: Kind
@@ -155,18 +144,18 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-  """A named stretch of one POLICY segment, made when its tokens were.
+  """A stretch of one POLICY segment that the protocol names, made when its tokens were.
 
-  Attributes:
-    name: 'think', 'query', 'answer', …; the protocol names them.
-    segment: index of the segment in its context.
-    start, stop: byte range within the segment's bytes.
+  `segment` is an index in the context; `start`, `stop` are a range of its bytes, and its ids from
+  `first` up to `last` hold a byte of it.
   """
 
   name: str
   segment: int
   start: int
   stop: int
+  first: int
+  last: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,11 +181,15 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """One sequence that the model was fed, with the turns and spans found in it."""
+  """One sequence that the model was fed, with the turns and spans found in it.
+
+  `owners` are the `row_id`s of what sampled its POLICY segments: a tree's rollouts share some.
+  """
 
   segments: tuple[Segment, ...]
   turns: tuple[Turn, ...] = ()
   spans: tuple[Span, ...] = ()
+  owners: tuple[int, ...] = ()
 
   @property
   def length(self) -> int:
@@ -223,6 +216,11 @@ class Context:
     return np.concatenate(parts).astype(np.float32)
 
 
+def row_id(sample: int, attempt: int) -> int:
+  """Names a row among those of its question: a restart is another row."""
+  return attempt << 20 | sample
+
+
 class Status(enum.StrEnum):
   """Why a trajectory ended."""
 
@@ -237,14 +235,13 @@ class Status(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-  """One rollout of one question: what was fed, what was searched, how it ended.
+  """One rollout of one question.
 
   Attributes:
     task, status: what was asked for, and why it ended.
     contexts: one, unless a method branches or rewrites its memory.
     attempt: restarts because of infrastructure.
-    rewards: named numbers, filled in by `dataclasses.replace` after scoring; `reward` is the
-      one that is trained on.
+    rewards: named numbers, filled in after scoring; `reward` is the one that is trained on.
   """
 
   task: Task
@@ -266,10 +263,7 @@ class Trajectory:
 class Response:
   """What a reward may read: the response, never the prompt.
 
-  Attributes:
-    parts: (kind, text) of each POLICY and OBSERVATION segment, in order.
-    status: why the trajectory ended.
-    turns: its searches.
+  `parts` are (kind, text) of each POLICY and OBSERVATION segment, in order.
   """
 
   parts: tuple[tuple[Kind, str], ...]
@@ -284,8 +278,8 @@ class Summary:
   Attributes:
     position, sample: `Task.position` and `Task.sample`; they name the trajectory in its step.
     rewards: named numbers; `reward` is the one that is trained on. Empty when `is_infra`.
-    is_infra: lost to the infrastructure: in no mean, no spread and no denominator.
-    policy_tokens: ids that the policy sampled, over all contexts.
+    status: why it ended.
+    segments, owners: ids in each POLICY segment, and `Context.owners`.
     searches, length: turns, and ids of all contexts together.
     host: process that made it; a group never spans hosts.
   """
@@ -293,8 +287,14 @@ class Summary:
   position: int
   sample: int
   rewards: Mapping[str, float]
-  is_infra: bool
-  policy_tokens: int
+  status: Status
+  segments: tuple[int, ...]
+  owners: tuple[int, ...]
   searches: int
   length: int
   host: int = 0
+
+  @property
+  def is_infra(self) -> bool:
+    """Lost to the infrastructure: in no mean, no spread and no denominator."""
+    return self.status is Status.INFRA

@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import ast
 import copy
-import dataclasses
 import importlib.resources
 import operator
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from jaxsearch import config as config_lib
-from jaxsearch import plugins
+from jaxsearch import fields, plugins
 from jaxsearch.types import UserError
 
 # Every number must be positive, except these.
 _ZERO_OR_MORE = (
   'algo.entropy_coef',
+  'algo.importance_cap',
   'algo.kl_coef',
+  'eval_retrieval.noise_end',
+  'eval_retrieval.noise_start',
   'eval_retrieval.retries',
   'optimizer.decay_steps',
   'optimizer.warmup_steps',
   'optimizer.weight_decay',
+  'retrieval.noise_end',
+  'retrieval.noise_start',
   'retrieval.retries',
   'rollout.max_searches',
+  'rollout.observation_tokens',
+  'rollout.turn_tokens',
   'schedule.eval_questions',
   'schedule.infra_limit',
   'seed',
@@ -44,33 +50,45 @@ _BELOW_ONE = (
   'warmstart.optimizer.b1',
   'warmstart.optimizer.b2',
 )
+_AT_MOST_ONE = (
+  'eval_retrieval.noise_end',
+  'eval_retrieval.noise_start',
+  'retrieval.noise_end',
+  'retrieval.noise_start',
+  'schedule.infra_limit',
+)
+# Backends that need no index.
+_WITHOUT_INDEX = ('none', 'simulator')
 _AXES = ('mesh.data', 'mesh.fsdp', 'mesh.tensor')
 
 
-def validate(config: config_lib.Config, verb: str, *, hosts: int = 1) -> None:
+def validate(
+  config: config_lib.Config, verb: str, *, hosts: int = 1, made: Sequence[str] = ()
+) -> None:
   """Checks everything that can be checked without starting JAX or writing a file.
 
   Args:
     config: after all overrides.
     verb: of the command line; decides which files must be there.
     hosts: processes that take part.
+    made: policy folders that need not be there yet, because earlier phases write them.
 
   Raises:
     UserError: lists every problem: the field, its value, what is allowed.
   """
   problems = [
     line
-    for name, _ in _walk(config)
-    for line in unknown_field(name, f'{name} is set by the configuration file')
+    for name, _ in fields.walk(config)
+    for line in fields.unknown(name, f'{name} is set by the configuration file')
   ]
   checked = copy.deepcopy(config)
-  for name, default in flatten(config_lib.Config()):
+  for name, default in fields.flatten(config_lib.Config()):
     value = operator.attrgetter(name)(config)
     if not _has_type_of(value, default):
       problems.append(f'{name} is {value!r}; allowed: a {type(default).__name__}.')
       section, _, leaf = name.rpartition('.')
       setattr(operator.attrgetter(section)(checked) if section else checked, leaf, default)
-  problems += _bounds(checked, hosts) + _choices(checked) + _files(checked, verb)
+  problems += _bounds(checked, hosts) + _choices(checked) + _files(checked, verb, made)
   if verb == 'train' and checked.algo.group_size == 1:
     problems.append('algo.group_size is 1; allowed: at least 2, or nothing is compared.')
   if problems:
@@ -78,20 +96,6 @@ def validate(config: config_lib.Config, verb: str, *, hosts: int = 1) -> None:
       f'{len(problems)} problem(s) in the configuration; mend the file or override with '
       '--config.NAME=VALUE.\n' + '\n'.join(f'  {line}' for line in problems)
     )
-
-
-def flatten(config: config_lib.Config) -> list[tuple[str, object]]:
-  """(dotted name, value) of every declared field, sections opened."""
-  declared = {name for name, _ in _walk(config_lib.Config())}
-  return [(name, value) for name, value in _walk(config) if name in declared]
-
-
-def unknown_field(name: str, shown: str) -> list[str]:
-  """A line that refuses the dotted `name` and tells the nearest; nothing if it is a field."""
-  names = [field_name for field_name, _ in _walk(config_lib.Config())]
-  if name in names:
-    return []
-  return [f'{shown}: the configuration has no field {name!r}.{plugins.nearest(name, names)}']
 
 
 def unwritable(folder: str) -> str:
@@ -106,14 +110,6 @@ def unwritable(folder: str) -> str:
     return f'no file can be made in {existing} ({error.strerror})'
 
 
-def _walk(section: object, prefix: str = '') -> Iterator[tuple[str, object]]:
-  for name, value in vars(section).items():
-    if dataclasses.is_dataclass(value):
-      yield from _walk(value, f'{prefix}{name}.')
-    else:
-      yield f'{prefix}{name}', value
-
-
 def _has_type_of(value: object, default: object) -> bool:
   if isinstance(default, float):
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -123,9 +119,10 @@ def _has_type_of(value: object, default: object) -> bool:
 
 
 def _bounds(c: config_lib.Config, hosts: int) -> list[str]:
-  values = dict(flatten(c))
+  values = dict(fields.flatten(c))
   rows = [(name, values[name] >= 0, '0 or more') for name in _ZERO_OR_MORE]
   rows += [(name, 0 <= values[name] < 1, 'from 0 to below 1') for name in _BELOW_ONE]
+  rows += [(name, values[name] <= 1, 'at most 1') for name in _AT_MOST_ONE]
   rows += [(name, values[name] == -1 or values[name] >= 1, 'at least 1, or -1') for name in _AXES]
   rows += [
     (name, value > 0, 'above 0')
@@ -134,46 +131,66 @@ def _bounds(c: config_lib.Config, hosts: int) -> list[str]:
   ]
   free = [name for name in _AXES if values[name] == -1]
   rows += [(name, False, f'one -1 only, and {free[0]} is -1 already') for name in free[1:]]
+  rows += _relations(c, hosts)
+  return [f'{name} is {values[name]!r}; allowed: {what}.' for name, fine, what in rows if not fine]
+
+
+def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
+  """(field, whether it fits others, what would) of the fields that depend on each other."""
   tensor, buckets, r, m = max(c.mesh.tensor, 1), c.learner.buckets, c.rollout, c.model
   ascending = bool(buckets) and all(a < b for a, b in zip((0, *buckets), buckets, strict=False))
   return [
-    f'{name} is {values[name]!r}; allowed: {allowed}.'
-    for name, fine, allowed in [
-      *rows,
-      ('learner.buckets', ascending, 'positive lengths, ascending'),
-      (
-        'learner.buckets',
-        not ascending or buckets[-1] >= r.context_tokens,
-        f'a last length of at least rollout.context_tokens = {r.context_tokens}',
-      ),
-      (
-        'rollout.policy_tokens',
-        r.policy_tokens < r.context_tokens,
-        f'below rollout.context_tokens = {r.context_tokens}',
-      ),
-      (
-        'algo.questions_per_step',
-        c.algo.questions_per_step % hosts == 0,
-        f'a multiple of the {hosts} hosts',
-      ),
-      ('model.head_size', m.head_size % 2 == 0, 'even, for rotary positions'),
-      (
-        'model.copying_heads',
-        not m.copying_heads or (m.attention_bias and not m.qk_norm and m.kv_heads == m.heads > 1),
-        'only with attention_bias, without qk_norm, and two or more heads, kv_heads as many',
-      ),
-      ('model.kv_heads', m.heads % max(m.kv_heads, 1) == 0, f'a divisor of {m.heads} heads'),
-      ('model.kv_heads', m.kv_heads % tensor == 0, f'a multiple of mesh.tensor = {tensor}'),
-      ('model.hidden', m.hidden % tensor == 0, f'a multiple of mesh.tensor = {tensor}'),
-    ]
-    if not fine
+    ('learner.buckets', ascending, 'positive lengths, ascending'),
+    (
+      'learner.buckets',
+      not ascending or buckets[-1] >= r.context_tokens,
+      f'a last length of at least rollout.context_tokens = {r.context_tokens}',
+    ),
+    (
+      'rollout.policy_tokens',
+      r.policy_tokens < r.context_tokens,
+      f'below rollout.context_tokens = {r.context_tokens}',
+    ),
+    (
+      'algo.questions_per_step',
+      c.algo.questions_per_step % hosts == 0,
+      f'a multiple of the {hosts} hosts',
+    ),
+    (
+      'rollout.leaves',
+      r.leaves <= c.algo.group_size,
+      f'at most algo.group_size = {c.algo.group_size}',
+    ),
+    (
+      'algo.updates_per_batch',
+      c.algo.questions_per_step >= c.algo.updates_per_batch * hosts,
+      f'at most algo.questions_per_step = {c.algo.questions_per_step} over {hosts} hosts',
+    ),
+    (
+      'algo.importance_cap',
+      not c.algo.importance_cap or c.algo.old_logprobs == 'learner',
+      "0, or algo.old_logprobs='learner'",
+    ),
+    (
+      'algo.loss_tokens',
+      c.algo.loss_tokens == 'policy' or not c.algo.whiten,
+      'policy, with algo.whiten',
+    ),
+    ('model.head_size', m.head_size % 2 == 0, 'even, for rotary positions'),
+    (
+      'model.copying_heads',
+      not m.copying_heads or (m.attention_bias and not m.qk_norm and m.kv_heads == m.heads > 1),
+      'only with attention_bias, without qk_norm, and two or more heads, kv_heads as many',
+    ),
+    ('model.kv_heads', m.heads % max(m.kv_heads, 1) == 0, f'a divisor of {m.heads} heads'),
+    ('model.kv_heads', m.kv_heads % tensor == 0, f'a multiple of mesh.tensor = {tensor}'),
+    ('model.hidden', m.hidden % tensor == 0, f'a multiple of mesh.tensor = {tensor}'),
   ]
 
 
 def _choices(c: config_lib.Config) -> list[str]:
-  values = dict(flatten(c))
-  backends, losses = plugins.names('retrieval.backends'), _functions('algo', 'losses')
-  rules = _functions('algo', 'rules')
+  values = dict(fields.flatten(c))
+  backends, rules = plugins.names('retrieval.backends'), _functions('algo', 'rules')
   allowed = {
     'policy.dtype': ['bfloat16', 'float32'],
     'protocol.name': plugins.names('protocols'),
@@ -182,10 +199,13 @@ def _choices(c: config_lib.Config) -> list[str]:
     'eval_retrieval.backend': backends,
     'reward.name': plugins.names('rewards'),
     'algo.advantage': _functions('algo', 'advantages'),
-    'algo.policy_loss': losses,
+    'algo.policy_loss': _functions('algo', 'losses'),
     'optimizer.name': rules,
     'warmstart.optimizer.name': rules,
-    'algo.kl': losses,
+    'algo.kl': _functions('algo', 'kl'),
+    'algo.kl_place': ['loss', 'reward'],
+    'algo.old_logprobs': ['learner', 'sampler'],
+    'algo.selector': _functions('algo', 'selectors'),
     'algo.loss_norm': ['constant', 'sequence', 'token'],
     'algo.loss_tokens': ['all', 'policy'],
   }
@@ -204,9 +224,9 @@ def _functions(folder: str, file: str) -> list[str]:
   return sorted(name for name in names if not name.startswith('_'))
 
 
-def _files(c: config_lib.Config, verb: str) -> list[str]:
+def _files(c: config_lib.Config, verb: str, made: Sequence[str]) -> list[str]:
   """Files that `verb` reads, and the folder that it writes."""
-  values = dict(flatten(c))
+  values = dict(fields.flatten(c))
   start = 'warmstart.policy' if c.warmstart.policy else 'model.tokenizer'
   needs = {
     'warmstart': [start, 'warmstart.demonstrations', 'retrieval.index'],
@@ -223,8 +243,10 @@ def _files(c: config_lib.Config, verb: str) -> list[str]:
   for name in needs:
     path = str(values[name])
     if name in backends:
-      if backends[name].backend != 'none' and not os.path.isdir(path):
+      if backends[name].backend not in _WITHOUT_INDEX and not os.path.isdir(path):
         problems.append(f'{name} is {path!r}; allowed: a folder made by `jaxsearch index`.')
+    elif os.path.normpath(path) in map(os.path.normpath, made):
+      continue
     elif name in ('model.tokenizer', 'policy.path', 'policy.reference', 'warmstart.policy'):
       if not os.path.isfile(os.path.join(path, 'tokenizer.json')):
         kind = 'tokenizer' if name == 'model.tokenizer' else 'policy'
@@ -246,7 +268,7 @@ def _prompt(path: str, form: str) -> list[str]:
       holds = '{question}' in file.read()
   except (OSError, UnicodeDecodeError):
     return [f'protocol.prompt is {path!r}; allowed: a text file, or empty.']
-  if holds == (form == 'base'):
+  if holds or form == 'instruct':
     return []
-  rule = 'with {question} in it' if form == 'base' else 'without {question}'
-  return [f'protocol.prompt is {path!r}; allowed with protocol.form {form!r}: a file {rule}.']
+  rule = 'a file with {question} in it'
+  return [f'protocol.prompt is {path!r}; allowed with protocol.form {form!r}: {rule}.']

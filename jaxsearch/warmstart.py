@@ -107,7 +107,12 @@ def render(
         result = answers[f'{index}', turn]
         found = max((len(documents) for documents in result.documents), default=0)
         text = protocol.observation(result, found)
-        segments.append(Segment(Kind.OBSERVATION, tokenizer.encode(text)))
+        ids = tokenizer.encode(text)
+        # Without a stop to search at, the policy recalls what a retriever would have found.
+        kind = Kind.OBSERVATION if protocol.stops else Kind.POLICY
+        segments.append(
+          Segment(kind, ids, None if protocol.stops else np.zeros(len(ids), np.float32))
+        )
     contexts.append(Context(tuple(segments)))
   return contexts
 

@@ -72,7 +72,7 @@ def main():
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(f'127.0.0.1:{args.port}', args.hosts, args.host)
   mesh = sharding.make_mesh(config.Mesh(*(int(size) for size in args.mesh.split(','))))
-  learner = Learner(make_config(), SIZE, mesh)
+  learner = Learner(make_config(whiten=True), SIZE, mesh)
   state = learner.init_state(make_params())
   metrics = []
   for seed in (0, 10):
@@ -83,7 +83,7 @@ def main():
         halves[1] = blank(halves[1])
         batch = jax.tree.map(lambda a, b: np.concatenate([a, b]), *halves)
       batches.append(learner.place(shares(batch, args.host, args.hosts)))
-    state, found = learner.update(state, batches)
+    state, found = learner.update(state, learner.prepare(state.params, None, batches))
     metrics.append(found)
   assert sharding.gather_json({'host': args.host, 'pad': 'x' * args.host}) == [
     {'host': host, 'pad': 'x' * host} for host in range(args.hosts)

@@ -111,14 +111,22 @@ def _follow(states, vocab):
 
 
 def make_actor(
-  policy, folder, *, seed=0, training_mesh=None, sample_tensor=1, dtype='float32', **rollout
+  policy,
+  folder,
+  *,
+  seed=0,
+  training_mesh=None,
+  sample_tensor=1,
+  dtype='float32',
+  protocol='research',
+  **rollout,
 ):
   """The product's own actor with the policy's weights, compiled; prompts are short."""
   tokenizer, size, params = policy
   prompt = pathlib.Path(folder) / 'prompt.txt'
   prompt.write_text('Q {question}\n')
   settings = config.Config(seed=seed)
-  settings.protocol.prompt = str(prompt)
+  settings.protocol.name, settings.protocol.prompt = protocol, str(prompt)
   settings.policy.dtype = dtype
   settings.mesh.sample_tensor = sample_tensor
   settings.rollout = config.Rollout(**{**ROLLOUT, **rollout})

@@ -1,5 +1,6 @@
 """From trajectories to micro-batches: what is trained, with which padding, on which host."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxsearch.types import (
   Kind,
   Question,
   Segment,
+  Span,
   Status,
   Summary,
   Task,
@@ -29,7 +31,7 @@ def _context(rng, prompt, *written):
       segments.append(Segment(Kind.OBSERVATION, rng.integers(1, 99, 3).astype(np.int32)))
     ids = rng.integers(1, 99, length).astype(np.int32)
     segments.append(Segment(Kind.POLICY, ids, -rng.random(length).astype(np.float32)))
-  return Context(tuple(segments))
+  return Context(tuple(segments), owners=(0,) * len(written))
 
 
 def _step(shapes, lost=(), host_of=lambda position: 0, seed=0):
@@ -42,8 +44,11 @@ def _step(shapes, lost=(), host_of=lambda position: 0, seed=0):
     status = Status.INFRA if is_infra else Status.EOS
     done.append(Trajectory(Task(QUESTION, position, 0, 3), status, (context,)))
     policy = context.count(Kind.POLICY)
+    written = tuple(len(s.ids) for s in context.segments if s.kind is Kind.POLICY)
     summaries.append(
-      Summary(position, 0, {}, is_infra, policy, 0, context.length, host_of(position))
+      Summary(
+        position, 0, {}, status, written, context.owners, 0, context.length, host_of(position)
+      )
     )
     value = 0.0 if is_infra else (position % 3 - 1) * (1 + position)
     advantages.append(np.full(policy, value, np.float32))
@@ -75,7 +80,7 @@ def _rows(batches):
 def test_every_trajectory_is_in_one_row_with_its_own_advantages(needs_all):
   done, summaries, advantages = _step(SHAPES, lost=(3,))
   settings = _config(entropy_coef=0.1 if needs_all else 0.0)
-  trained, counted = batching.microbatches(done, summaries, advantages, settings, ONE)
+  ((trained, counted),) = batching.updates(done, summaries, advantages, settings, ONE)
   for rows, is_trained in ((_rows(trained), True), (_rows(counted), False)):
     expected = [
       (t.contexts[0], values)
@@ -95,7 +100,7 @@ def test_every_trajectory_is_in_one_row_with_its_own_advantages(needs_all):
 def test_observations_can_be_trained_too():
   done, summaries, advantages = _step(SHAPES)
   settings = _config(loss_tokens='all', entropy_coef=0.1)
-  trained, _ = batching.microbatches(done, summaries, advantages, settings, ONE)
+  ((trained, _),) = batching.updates(done, summaries, advantages, settings, ONE)
   for ids, mask, values, _ in _rows(trained):
     context, own = next(
       (t.contexts[0], a) for t, a in zip(done, advantages) if np.array_equal(t.contexts[0].ids, ids)
@@ -114,7 +119,7 @@ def test_hosts_agree_on_number_and_shapes_and_share_the_rows(hosts, shards):
   settings, found, plans = _config(), [], []
   for host in range(hosts):
     own = [t for t, s in zip(done, summaries) if s.host == host]
-    parts = batching.microbatches(
+    (parts,) = batching.updates(
       own, summaries, advantages, settings, batching.Place(host, hosts, shards)
     )
     plans.append([[batch.tokens.shape for batch in part] for part in parts])
@@ -134,13 +139,13 @@ def test_a_host_without_rows_packs_fillers():
     SHAPES, lost=range(4, 8), host_of=lambda position: position // 4
   )
   parts = [
-    batching.microbatches(
+    batching.updates(
       done[4 * host : 4 * host + 4],
       summaries,
       advantages,
       _config(),
       batching.Place(host, hosts=2, shards=2),
-    )
+    )[0]
     for host in (0, 1)
   ]
   assert _rows(itertools.chain(*parts[0])) and not _rows(itertools.chain(*parts[1]))
@@ -151,7 +156,68 @@ def test_a_host_without_rows_packs_fillers():
 
 def test_nothing_to_learn_is_no_microbatch():
   done, summaries, advantages = _step([(2, 3)] * 2, lost=(0, 1))
-  assert batching.microbatches(done, summaries, advantages, _config(), ONE) == ([], [])
+  assert batching.updates(done, summaries, advantages, _config(), ONE) == [([], [])]
+
+
+@pytest.mark.parametrize('hosts', [1, 2])
+def test_several_updates_share_the_questions_and_cut_none(hosts):
+  # Eight questions of two rollouts each, shared by the hosts in stretches.
+  shapes = [(2, 3 + i) for i in range(8)] * 2
+  done, summaries, advantages = _step(shapes, host_of=lambda position: position * hosts // 16)
+  summaries = [dataclasses.replace(s, position=s.position // 2) for s in summaries]
+  settings = _config(updates_per_batch=2, entropy_coef=0.1)
+  seen = []
+  for host in range(hosts):
+    own = [t for t, s in zip(done, summaries) if s.host == host]
+    cut = batching.updates(own, summaries, advantages, settings, batching.Place(host, hosts, 1))
+    assert len(cut) == 2
+    seen.append([{row[0].tobytes() for row in _rows(update.trained)} for update in cut])
+  for number in (0, 1):
+    expected = {
+      t.contexts[0].ids.tobytes()
+      for t, s in zip(done, summaries)
+      if s.position % (8 // hosts) * 2 // (8 // hosts) == number
+    }
+    assert set().union(*(updates[number] for updates in seen)) == expected
+
+
+def test_what_rollouts_share_is_trained_in_the_row_that_sampled_it():
+  done, summaries, advantages = _step([(2, 3, 4), (2, 3, 4)])
+  own = [(0, 0), (0, 1)]  # The second begins with the first one's segment.
+  done = [
+    dataclasses.replace(
+      t,
+      task=dataclasses.replace(t.task, sample=i),
+      contexts=(dataclasses.replace(t.contexts[0], owners=own[i]),),
+    )
+    for i, t in enumerate(done)
+  ]
+  settings = _config(entropy_coef=0.1)
+  ((trained, _),) = batching.updates(done, summaries, advantages, settings, ONE)
+  masks = {ids.tobytes(): mask for ids, mask, _, _ in _rows(trained)}
+  first, second = (masks[t.contexts[0].ids.tobytes()] for t in done)
+  np.testing.assert_array_equal(first, [False] * 2 + [True] * 3 + [False] * 3 + [True] * 4)
+  np.testing.assert_array_equal(second, [False] * 8 + [True] * 4)
+
+
+def test_spans_of_a_name_may_be_left_out():
+  done, summaries, advantages = _step([(2, 5, 4)])
+  (context,) = done[0].contexts
+  spans = (Span('information', 3, 0, 9, 1, 3), Span('think', 1, 0, 9, 0, 5))
+  done = [dataclasses.replace(done[0], contexts=(dataclasses.replace(context, spans=spans),))]
+  settings = _config(entropy_coef=0.1, untrained_span='information')
+  ((trained, _),) = batching.updates(done, summaries, advantages, settings, ONE)
+  ((_, mask, _, _),) = _rows(trained)
+  own = [True] * 5 + [False] * 3 + [True, False, False, True]
+  np.testing.assert_array_equal(mask, [False] * 2 + own)
+
+
+def test_what_is_not_selected_is_in_no_batch():
+  done, summaries, advantages = _step(SHAPES)
+  advantages = [None if i % 2 else values for i, values in enumerate(advantages)]
+  ((trained, counted),) = batching.updates(done, summaries, advantages, _config(), ONE)
+  found = {row[0].tobytes() for row in _rows([*trained, *counted])}
+  assert found == {t.contexts[0].ids.tobytes() for t in done[::2]}
 
 
 def test_rows_share_a_bucket_in_their_own_order():

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from jaxsearch import cli, config, validation
+from jaxsearch import cli, config, fields, validation
 from jaxsearch.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -104,7 +104,7 @@ def test_what_follows_the_colon_is_passed_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('name', 'fields'),
+  ('name', 'changed'),
   [
     ('no_retriever', 'retrieval.backend'),
     ('random_documents', 'retrieval.backend'),
@@ -117,13 +117,13 @@ def test_what_follows_the_colon_is_passed_on(tmp_path):
     ),
   ],
 )
-def test_a_control_differs_from_the_quick_start_in_what_it_names(name, fields):
+def test_a_control_differs_from_the_quick_start_in_what_it_names(name, changed):
   control, full = (
-    dict(validation.flatten(config.read(f'{ROOT}/configs/{file}.py:default,runs/x')))
+    dict(fields.flatten(config.read(f'{ROOT}/configs/{file}.py:default,runs/x')))
     for file in (f'ablations/{name}', 'quickstart')
   )
   differing = {field for field in full if control[field] != full[field]}
-  assert differing == {'run_dir', *fields.split()}
+  assert differing == {'run_dir', *changed.split()}
   assert control['warmstart.policy'] in ('', full['policy.path'])
 
 

@@ -52,8 +52,7 @@ def test_files_that_are_named_exist():
 @pytest.mark.parametrize('command', COMMANDS)
 def test_commands_have_the_flags_that_are_shown(command, capsys):
   _, verb, *flags = shlex.split(command)
-  with pytest.raises(SystemExit):
-    cli.main([verb, '--help'])
+  assert cli.main([verb, '--help']) == 0
   known = re.findall(r'--(\w+)', capsys.readouterr().out)
   assert flags and all(flag.split('=')[0].removeprefix('--') in known for flag in flags)
 
@@ -90,20 +89,35 @@ def test_the_backend_example(tmp_path):
   assert [[d.id for d in documents] for documents in found.documents] == [['1'], []]
 
 
-def test_the_estimator_and_the_loss_examples():
-  names = dict(vars(plugins.load('algo', 'advantages')))
-  exec(FUNCTIONS['group_mean'], names)
-  summaries = [
-    types.Summary(0, i, {'reward': r} if r >= 0 else {}, r < 0, 2, searches=1, length=9)
-    for i, r in enumerate([0.0, 1.0, -1.0, 0.5])
+def _summaries(rewards):
+  status = lambda r: types.Status.INFRA if r < 0 else types.Status.EOS
+  return [
+    types.Summary(
+      0, i, {'reward': r, 'format': r} if r >= 0 else {}, status(r), (2,), (i,), 1, length=9
+    )
+    for i, r in enumerate(rewards)
   ]
-  found = names['group_mean'](summaries, np.random.default_rng(0))
+
+
+def test_the_estimator_example():
+  names = dict(vars(plugins.load('algo', 'advantages')))
+  exec(FUNCTIONS['batch_mean'], names)
+  found = names['batch_mean'](_summaries([0.0, 1.0, -1.0, 0.5]), np.random.default_rng(0))
   np.testing.assert_allclose(np.array(found)[:, 1], [-0.5, 0.5, 0.0, 0.0])
+
+
+def test_the_selector_example():
+  names = dict(vars(plugins.load('algo', 'selectors')))
+  exec(FUNCTIONS['unless_malformed'], names)
+  assert names['unless_malformed'](_summaries([0.0, 1.0, -1.0])) == [False, True, False]
+
+
+def test_the_loss_example():
   names = dict(vars(plugins.load('algo', 'losses')))
   exec(FUNCTIONS['truncated_ratio'], names)
   new, old = jnp.log(jnp.array([0.6, 0.2])), jnp.log(jnp.array([0.4, 0.4]))
-  bounds = {'clip_low': 0.2, 'clip_high': 0.2}
-  losses, clipped = names['truncated_ratio'](new, old, jnp.array([1.0, 2.0]), **bounds)
+  arrays = (new, old, jnp.array([1.0, 2.0]), jnp.ones(2, bool))
+  losses, clipped = names['truncated_ratio'](*arrays, clip_low=0.2, clip_high=0.2)
   np.testing.assert_allclose(losses, [-1.2 * np.log(0.6), -0.5 * 2 * np.log(0.2)], rtol=1e-6)
   assert clipped.tolist() == [True, False]
 

@@ -6,7 +6,7 @@ import jax
 import pytest
 import tiny
 
-from jaxsearch import checkpoint, cli, evaluation, trajectories
+from jaxsearch import checkpoint, cli, evaluation, questions, trajectories
 from jaxsearch.models import decoder
 from jaxsearch.text import tokenizer as tokenizer_lib
 
@@ -93,6 +93,26 @@ def test_samples_give_pass_at_k_beside_the_greedy_score(tiny_folder, tmp_path):
   assert len(records) == summary['n'] == 6
   assert summary['pass@3_by_hops'].keys() == {'1', '2', '3'}
   assert all(0 <= share <= 1 for share in summary['pass@3_by_hops'].values())
+
+
+@pytest.mark.slow
+def test_difficulty_is_the_number_of_the_first_right_rollout(tiny_folder, tmp_path, capsys):
+  _questions(tmp_path / 'q.jsonl', 16)
+  out = tmp_path / 'labelled.jsonl'
+  command = tiny.command('difficulty', tiny_folder, 'difficulty')
+  flags = [f'--questions={tmp_path}/q.jsonl', f'--out={out}', '--samples=12']
+  assert cli.main([*command, *flags]) == 0
+  labelled = questions.read(out)
+  assert [q.id for q in labelled] == [f'n{i}' for i in range(16)]
+  assert all(q.metadata['hops'] == 1 + i % 3 for i, q in enumerate(labelled))
+  needed = [q.metadata['rollouts_needed'] for q in labelled]
+  assert all(n is None or 1 <= n <= 12 for n in needed) and 1 in needed
+  bands = {n: q.metadata['difficulty'] for n, q in zip(needed, labelled)}
+  expected = {n: 'difficult' if n is None else 'easy' if n < 10 else 'medium' for n in needed}
+  assert bands == expected
+  counts = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert sum(counts.values()) == 16
+  assert counts['easy'] == sum(n is not None and n < 10 for n in needed)
 
 
 def test_one_question_is_shown(tiny_folder, capfd):

@@ -33,7 +33,8 @@ class Paper:
 
 
 def _row(slot, prompt, sample=0):
-  return Row(Task(Question('q', '?', ('a',)), 0, sample, 0), 0, slot, np.array(prompt, np.int32))
+  task = Task(Question('q', '?', ('a',)), 0, sample, 0)
+  return Row((task,), 0, slot, np.array(prompt, np.int32))
 
 
 @pytest.fixture

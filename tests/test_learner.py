@@ -1,6 +1,7 @@
 """The update: what it must not see, what must not change it, and that it learns."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -23,6 +24,7 @@ from jaxsearch.types import UserError
 
 MESH = sharding.make_mesh(config.Mesh(), jax.devices()[:1])
 NORMS = ('token', 'sequence', 'constant')
+LOSSES = ('clipped_ratio', 'clipped_weight', 'likelihood', 'sequence_ratio')
 
 
 def make_learner(settings=None):
@@ -79,9 +81,13 @@ def test_masked_positions_may_hold_anything(learner):
   assert one[1] == other[1]
 
 
-@pytest.mark.parametrize('norm', NORMS)
-@pytest.mark.parametrize('kl', ['k1', 'k2', 'k3'])
-@pytest.mark.parametrize('policy_loss', ['clipped_ratio', 'likelihood'])
+@pytest.mark.parametrize(
+  ('norm', 'kl', 'policy_loss'),
+  [
+    *itertools.product(NORMS, ('k1', 'k2', 'k3'), ['clipped_ratio']),
+    *(('token', 'k3', loss) for loss in LOSSES if loss != 'clipped_ratio'),
+  ],
+)
 def test_gradient_at_masked_logits_is_exactly_zero(norm, kl, policy_loss):
   settings = toy.make_config(loss_norm=norm, kl=kl, policy_loss=policy_loss)
   assert settings.algo.kl_coef and settings.algo.entropy_coef
@@ -106,7 +112,7 @@ def test_gradient_at_masked_logits_is_exactly_zero(norm, kl, policy_loss):
   assert_same(gradient, jax.grad(loss)(logits, jnp.asarray(targets)))
 
 
-@pytest.mark.parametrize('policy_loss', ['clipped_ratio', 'likelihood'])
+@pytest.mark.parametrize('policy_loss', LOSSES)
 def test_log_probabilities_at_masked_positions_may_be_nan(policy_loss):
   settings = toy.make_config(policy_loss=policy_loss)
   term = objective.Objective(settings.algo, 5)
@@ -209,6 +215,29 @@ def test_old_logprobs_replace_the_samplers_in_the_ratio_only(learner):
   assert_same(run(learner, [batch])[0], run(learner, [unsampled])[0])
 
 
+def test_importance_weighs_by_learner_over_sampler_up_to_the_cap():
+  # Log-ratios 0 and ln 3 of learner and sampler: weights 1 and, cut, 2.
+  batch = dataclasses.replace(
+    toy.make_batch(0, 2, 6), loss_mask=np.ones((2, 6), bool), sampled_mask=np.ones((2, 6), bool)
+  )
+  batch = dataclasses.replace(batch, advantages=np.ones((2, 6), np.float32))
+  settings = toy.make_config(old_logprobs='learner', importance_cap=2.0)
+  settings.algo = dataclasses.replace(settings.algo, kl_coef=0.0, entropy_coef=0.0)
+  found = []
+  for cap, difference in ((2.0, 0.0), (2.0, np.log(3.0)), (0.0, np.log(3.0))):
+    settings.algo.importance_cap = cap
+    learner = make_learner(settings)
+    state = learner.init_state(toy.make_params())
+    placed = learner.place(batch)
+    own = learner.logprobs(state.params, placed)
+    placed = dataclasses.replace(placed, sampler_logprobs=own - difference)
+    (prepared,) = learner.prepare(state.params, None, [placed])
+    np.testing.assert_array_equal(prepared.old_logprobs, own)
+    _, metrics = learner.update(state, [prepared])
+    found.append(metrics['actor/pg_loss'])
+  np.testing.assert_allclose(found, [-1.0, -2.0, -1.0], rtol=1e-5)
+
+
 def test_weight_decay_spares_norms_and_biases():
   settings = toy.make_config()
   settings.optimizer.weight_decay = 0.5
@@ -252,8 +281,12 @@ def test_state_is_donated_and_the_starting_parameters_survive(learner):
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, after)))
 
 
-def test_nothing_compiles_after_compile():
-  learner = make_learner()
+SHAPED = {'whiten': True, 'old_logprobs': 'learner', 'kl_place': 'reward', 'kl': 'k1'}
+
+
+@pytest.mark.parametrize('algo', [{}, SHAPED])
+def test_nothing_compiles_after_compile(algo):
+  learner = make_learner(toy.make_config(**algo))
   state = learner.init_state(toy.make_params())
   batches = [learner.place(toy.make_batch(i, 4, T)) for i, T in enumerate((9, 12))]
   plain = [dataclasses.replace(batch, reference_logprobs=None) for batch in batches]
@@ -262,11 +295,7 @@ def test_nothing_compiles_after_compile():
   listener = lambda event, _, **__: seen.append(event) if 'backend_compile' in event else None
   jax.monitoring.register_event_duration_secs_listener(listener)
   for shuffled in (plain, plain[::-1]):
-    scored = [
-      dataclasses.replace(batch, reference_logprobs=learner.logprobs(state.params, batch))
-      for batch in shuffled
-    ]
-    state, _ = learner.update(state, scored)
+    state, _ = learner.update(state, learner.prepare(state.params, state.params, shuffled))
   assert not seen
   jax.jit(lambda x: x + 2)(np.ones(3))
   assert seen  # The listener hears compilations.

@@ -35,7 +35,9 @@ def _trajectory(position, sample, *, status=Status.EOS, policy=10, observed=0, t
     Segment(Kind.OBSERVATION, np.zeros(observed, np.int32)),
   )
   task = Task(question, position, sample, step=3)
-  return Trajectory(task, status, (Context(segments, tuple(turns)),), rewards=rewards)
+  return Trajectory(
+    task, status, (Context(segments, tuple(turns), owners=(sample,)),), rewards=rewards
+  )
 
 
 @pytest.fixture
@@ -62,6 +64,7 @@ def test_rewards_and_groups(values):
   assert values['reward/mean'] == pytest.approx(1.1 / 4)
   assert (values['reward/max'], values['reward/min']) == (1.0, 0.0)
   assert values['reward/em/mean'] == 0.25 and values['reward/f1/mean'] == pytest.approx(0.3)
+  assert values['group/rollouts'] == 5
   assert values['group/frac_zero_std'] == 0.5  # The second, once its lost row is out.
   assert values['group/frac_all_wrong'] == 0.5 and values['group/frac_all_correct'] == 0.0
 

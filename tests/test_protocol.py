@@ -80,16 +80,19 @@ def test_contract(name: str, tokenizer: tokenizer_lib.Tokenizer) -> None:
   table = stops.compile(protocol.stops, tokenizer)
 
   search = protocol.render_step({'think': 'Who leads it?', 'search': 'leader of Vantor'}).encode()
-  stop = next(s for s in protocol.stops if s.encode() in search)
+  end = protocol.render_step({'think': 'Found.', 'answer': 'Mira {Oslen}'})
+  if not protocol.stops:
+    _check_self_search(protocol, search.decode(), end)
+    return
+  stop = _stop(protocol, search)
   assert stop in table.names
   assert stops.stop_byte(stop, search) == len(search)  # Nothing is left after the stop.
   action = protocol.at_pause(search, stop)
   assert action.queries == ('leader of Vantor',)
   assert set(action.spans) <= set(protocol.spans(search))
-  for _, start, end in action.spans:
-    assert search[start:end].strip() == b'leader of Vantor'
+  for _, start, stop in action.spans:
+    assert search[start:stop].strip() == b'leader of Vantor'
 
-  end = protocol.render_step({'think': 'Found.', 'answer': 'Mira {Oslen}'})
   seen = []
   for documents in ((PLAIN,), (TAGGED, PLAIN)):
     shown = protocol.observation(SearchResult(Outcome.OK, (documents,)), shown=2)
@@ -97,7 +100,24 @@ def test_contract(name: str, tokenizer: tokenizer_lib.Tokenizer) -> None:
     done = response(search.decode(), (shown,), end)
     seen.append((protocol.answer(done), protocol.is_well_formed(done)))
   assert seen == [('Mira {Oslen}', True)] * 2
+  last = protocol.at_pause(end.encode(), _stop(protocol, end.encode()))
+  assert last in (_contract.Finish(Status.EOS), _contract.Finish(Status.ANSWER))
+  # A turn that runs out of tokens is answered as well.
+  assert isinstance(protocol.at_pause(b'so', None), _contract.Finish | _contract.Notice)
+
+
+def _check_self_search(protocol: _contract.Protocol, search: str, end: str) -> None:
+  """A protocol that never stops to search: the policy writes what it recalls."""
+  recalled = protocol.observation(SearchResult(Outcome.OK, ((PLAIN,),)), shown=1)
+  done = response(search + recalled + end)
+  assert (protocol.answer(done), protocol.is_well_formed(done)) == ('Mira {Oslen}', True)
   assert protocol.at_pause(end.encode(), 'eos') == _contract.Finish(Status.EOS)
+  assert isinstance(protocol.at_pause(b'so', None), _contract.Finish)
+
+
+def _stop(protocol: _contract.Protocol, segment: bytes) -> str:
+  """What ends a segment: one of the protocol's stops, or the end of text."""
+  return next((s for s in protocol.stops if s.encode() in segment), 'eos')
 
 
 @pytest.mark.parametrize('name', plugins.names('protocols'))
@@ -159,18 +179,33 @@ def test_instruct_prompt_is_the_chat_template(
   assert ends == 2  # The one in the question is text.
 
 
+def test_an_instruct_prompt_with_the_question_is_the_users_message(
+  chat_tokenizer: tokenizer_lib.Tokenizer, tmp_path: pathlib.Path
+) -> None:
+  path = tmp_path / 'user.txt'
+  path.write_text('Search for this: {question}')
+  protocol = research.open(config.Protocol(form='instruct', prompt=str(path)), chat_tokenizer)
+  text = chat_tokenizer.hf.decode(protocol.prompt_ids(Question('q', 'Why?', ('x',))))
+  expected = '<|im_start|>user\nSearch for this: Why?<|im_end|>\n<|im_start|>assistant\n'
+  assert text == expected
+
+
+def test_a_begun_response_is_part_of_the_prompt(
+  tokenizer: tokenizer_lib.Tokenizer, chat_tokenizer: tokenizer_lib.Tokenizer
+) -> None:
+  for form, known in (('base', tokenizer), ('instruct', chat_tokenizer)):
+    protocol = plugins.load('protocols', 'r1_searcher').open(config.Protocol(form=form), known)
+    assert known.text_of(protocol.prompt_ids(QUESTION)).endswith('<think>')
+
+
 def test_wrong_prompts_are_refused(
   tokenizer: tokenizer_lib.Tokenizer,
-  chat_tokenizer: tokenizer_lib.Tokenizer,
   tmp_path: pathlib.Path,
 ) -> None:
   path = tmp_path / 'prompt.txt'
   path.write_text('no place for it')
   with pytest.raises(UserError, match=r'has no \{question\}'):
     research.open(config.Protocol(prompt=str(path)), tokenizer)
-  path.write_text('{question}')
-  with pytest.raises(UserError, match=r'has \{question\}; in the instruct form'):
-    research.open(config.Protocol(form='instruct', prompt=str(path)), chat_tokenizer)
   with pytest.raises(UserError, match="'nowhere.txt', which cannot be read"):
     research.open(config.Protocol(prompt='nowhere.txt'), tokenizer)
   with pytest.raises(UserError, match='no chat template'):
@@ -292,3 +327,114 @@ ANSWER = '<answer>\\boxed{x}</answer>'
 )
 def test_format(protocol: research.Research, parts: tuple, expected: bool) -> None:
   assert protocol.is_well_formed(response(*parts)) is expected
+
+
+@pytest.fixture(scope='module')
+def search_r1(tokenizer: tokenizer_lib.Tokenizer) -> _contract.Protocol:
+  return plugins.load('protocols', 'search_r1').open(config.Protocol(), tokenizer)
+
+
+def test_search_r1_answers_what_is_no_action_with_a_notice(search_r1: _contract.Protocol) -> None:
+  for segment, stop in (
+    (b'so', 'eos'),
+    (b'so', None),
+    (b'<search> </search>', '</search>'),
+    (b'q</search>', '</search>'),
+    (b'Ada</answer>', '</answer>'),
+  ):
+    action = search_r1.at_pause(segment, stop)
+    assert isinstance(action, _contract.Notice) and '<search>' in action.text
+  done = search_r1.at_pause(b'<answer>Ada</answer>', '</answer>')
+  assert done == _contract.Finish(Status.ANSWER)
+  assert search_r1.at_pause(b'<search>q</search>', '</search>').queries == ('q',)
+
+
+def test_search_r1_numbers_its_documents(search_r1: _contract.Protocol) -> None:
+  found = SearchResult(Outcome.OK, ((PLAIN, Document('d3', 'Nil', 'None.')),))
+  shown = search_r1.observation(found, 2)
+  expected = 'Doc 1(Title: Ola) A river.\nDoc 2(Title: Nil) None.'
+  assert shown == f'\n\n<information>{expected}</information>\n\n'
+  assert 'Nothing was found.' in search_r1.observation(SearchResult(Outcome.EMPTY, ((),)), 0)
+
+
+SEARCHED = ('<think>a</think><search>q</search>', ('</think>',), '<think>b</think>')
+
+
+@pytest.mark.parametrize(
+  ('parts', 'expected'),
+  [
+    (('<think>a</think>\n <answer>x</answer>\n',), True),
+    ((*SEARCHED, '<answer>x</answer>'), True),
+    ((*SEARCHED, '<search>r</search>', ('',), '<think>c</think><answer>x</answer>'), True),
+    (('<answer>x</answer>',), False),
+    (('<think>a</think>',), False),
+    (('<think>a</think> so <answer>x</answer>',), False),
+    (('<think>a</think><answer>x</answer> so',), False),
+    ((*SEARCHED[:2], '<answer>x</answer>'), False),
+    (('<think>a</think><search>q</search><think>b</think><answer>x</answer>',), False),
+    (('<think>a</think><think>b</think><answer>x</answer>',), False),
+    (('<think>a</think><information>mine</information><answer>x</answer>',), False),
+  ],
+)
+def test_search_r1_format(search_r1: _contract.Protocol, parts: tuple, expected: bool) -> None:
+  assert search_r1.is_well_formed(response(*parts)) is expected
+
+
+@pytest.fixture(scope='module')
+def r1_searcher(tokenizer: tokenizer_lib.Tokenizer) -> _contract.Protocol:
+  return plugins.load('protocols', 'r1_searcher').open(config.Protocol(), tokenizer)
+
+
+def test_r1_searcher_cleans_its_query(r1_searcher: _contract.Protocol) -> None:
+  ask = lambda text: r1_searcher.at_pause(
+    f'so <|begin_of_query|>{text}<|end_of_query|>'.encode(), '<|end_of_query|>'
+  )
+  assert ask(' "Ada  Lovelace"\n poet ').queries == ('Ada Lovelace poet',)
+  assert ask(' "" ') == ask('') == _contract.Finish(Status.ABORTED)
+  shown = r1_searcher.observation(SearchResult(Outcome.OK, ((PLAIN,),)), 1)
+  assert '(1)Ola\nA river.\n<|end_of_documents|>' in shown
+  assert 'None' in r1_searcher.observation(SearchResult(Outcome.EMPTY, ((),)), 0)
+
+
+@pytest.mark.parametrize(
+  ('parts', 'expected'),
+  [
+    ((' a </think> <answer>x</answer>',), True),
+    ((' a <|begin_of_query|>q<|end_of_query|>', ('d',), '</think><answer>x</answer>'), True),
+    (('<think> a </think> <answer>x</answer>',), False),
+    ((' a <answer>x</answer>',), False),
+    ((' a </think> <answer>x</answer><answer>y</answer>',), False),
+    ((' a <|begin_of_query|>q </think> <answer>x</answer>',), False),
+    ((' a <|begin_of_documents|> mine </think> <answer>x</answer>',), False),
+    ((' a <|begin_of_query|>q<|end_of_query|>', ('<think>',), '</think><answer>x</answer>'), True),
+  ],
+)
+def test_r1_searcher_format(r1_searcher: _contract.Protocol, parts: tuple, expected: bool) -> None:
+  assert r1_searcher.is_well_formed(response(*parts)) is expected
+
+
+SELF = '<search>q</search><information>it</information>'
+
+
+@pytest.mark.parametrize(
+  ('text', 'expected'),
+  [
+    ('<think>a</think><answer>x</answer>', True),
+    (f' <think>a</think>\n{SELF}<think>b</think>\n<answer>x</answer>\n', True),
+    (f'<think>a</think>{SELF}{SELF}<answer>x</answer>', True),
+    ('<answer>x</answer>', False),
+    ('so <think>a</think><answer>x</answer>', False),
+    ('<think>a</think><answer>x</answer> so', False),
+    ('<think>a</think><search>q</search><answer>x</answer>', False),
+    ('<think>a</think><information>it</information><answer>x</answer>', False),
+    ('<think>a</think><search>q\nr</search><information>it</information><answer>x</answer>', False),
+    ('<think> </think><answer>x</answer>', False),
+    ('<think>a</think><b>c</b><answer>x</answer>', False),
+    ('<think>a<think>b</think><answer>x</answer>', False),
+    ('<think>your thoughts</think><answer>x</answer>', False),
+    ('<think>a</think>' * 9 + '<answer>x</answer>', False),
+  ],
+)
+def test_ssrl_format(tokenizer: tokenizer_lib.Tokenizer, text: str, expected: bool) -> None:
+  protocol = plugins.load('protocols', 'ssrl').open(config.Protocol(), tokenizer)
+  assert protocol.is_well_formed(response(text)) is expected

@@ -1,17 +1,30 @@
 """Rewards: ReSearch's gates by hand, and what every file in rewards/ must keep."""
 
+import dataclasses
+import inspect
 import math
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from jaxsearch import config, plugins
 from jaxsearch.protocols import research as research_protocol
+from jaxsearch.protocols._contract import Protocol
 from jaxsearch.rewards import research
 from jaxsearch.text import tokenizer as tokenizer_lib
-from jaxsearch.types import Document, Kind, Outcome, Question, Response, SearchResult, Status
+from jaxsearch.types import (
+  Document,
+  Kind,
+  Outcome,
+  Question,
+  Response,
+  SearchResult,
+  Status,
+  Turn,
+)
 
 QUESTION = Question('q', 'Who was it?', ('Barack Obama', 'President Obama'))
 THINK = '<think> hm </think>\n'
@@ -98,22 +111,151 @@ def test_rollouts_keep_their_order(protocol: research_protocol.Research) -> None
   assert rewards == pytest.approx([row[1] for row in TABLE.values()])
 
 
+TURN = Turn(('who',), (), 0, Outcome.EMPTY, 0.0, segment=2)
+
+
+def judged(
+  name: str, question: Question, responses: list[Response], protocol: Protocol
+) -> list[dict[str, float]]:
+  """The rows of a reward; what it asks the engine is answered with certainty."""
+  made = plugins.load('rewards', name).reward(question, responses, protocol)
+  if not inspect.isgenerator(made):
+    return made
+  requests = next(made)
+  assert all(0 <= r.rollout < len(responses) and r.text for r in requests)
+  with pytest.raises(StopIteration) as stop:
+    made.send([np.zeros(3, np.float32) for _ in requests])
+  return stop.value.value
+
+
+def scored(name: str, protocol: Protocol, *texts: str, turns: tuple[Turn, ...] = ()) -> list[float]:
+  """Rewards of responses of one policy text each."""
+  responses = [Response(((Kind.POLICY, text),), Status.ANSWER, turns) for text in texts]
+  return [row['reward'] for row in judged(name, QUESTION, responses, protocol)]
+
+
+@pytest.fixture(scope='module')
+def search_r1(tokenizer: tokenizer_lib.Tokenizer) -> Protocol:
+  return plugins.load('protocols', 'search_r1').open(config.Protocol(), tokenizer)
+
+
+def test_em_and_f1_by_hand(search_r1: Protocol) -> None:
+  texts = ('<answer>barack obama.</answer>', '<answer> Obama </answer>', 'Barack Obama', '')
+  assert scored('em', search_r1, *texts) == [1.0, 0.0, 0.0, 0.0]
+  assert scored('f1', search_r1, *texts) == pytest.approx([1.0, 2 / 3, 0.0, 0.0])
+  # The last answer counts.
+  assert scored('em', search_r1, texts[1] + texts[0], texts[0] + texts[1]) == [1.0, 0.0]
+
+
+def test_em_format_by_hand(search_r1: Protocol) -> None:
+  right, wrong = '<answer>Barack Obama</answer>', '<answer>Merkel</answer>'
+  thought = '<think>so</think> '
+  texts = (thought + right, right, thought + wrong, wrong, thought, '')
+  assert scored('em_format', search_r1, *texts) == [1.0, 0.8, 0.2, 0.1, 0.0, 0.0]
+
+
+FINE = ' so </think> <answer> {} </answer>'
+OPEN = ' so <answer> {} </answer>'  # Never stops thinking.
+
+
+@pytest.mark.parametrize(
+  ('name', 'searched', 'expected'),
+  [
+    # Right, half right, right but malformed, no answer.
+    ('r1_searcher_stage1', True, [1.0, 1.0, 0.5, 0.5]),
+    ('r1_searcher_stage1', False, [0.5, 0.5, 0.0, 0.0]),
+    ('r1_searcher_stage1_llama', True, [2.0, 0.0, 1.5, -0.5]),
+    ('r1_searcher_stage1_llama', False, [1.5, -0.5, 1.0, -1.0]),
+    ('r1_searcher_stage2', False, [1.0, 2 / 3, -1.0, -2.0]),
+    ('r1_searcher_stage2_llama', False, [1.0, 2 / 3, 0.0, -1.0]),
+    ('r1_searcher_zero', False, [1.0, 2 / 3, -1.0, -2.0]),
+  ],
+)
+def test_r1_searcher_by_hand(
+  name: str, searched: bool, expected: list[float], tokenizer: tokenizer_lib.Tokenizer
+) -> None:
+  protocol = plugins.load('protocols', 'r1_searcher').open(config.Protocol(), tokenizer)
+  right = 'Obama, Barack' if name == 'r1_searcher_stage1_llama' else 'Barack Obama'
+  texts = (FINE.format(right), FINE.format('Obama'), OPEN.format(right), ' so')
+  found = scored(name, protocol, *texts, turns=(TURN,) if searched else ())
+  assert found == pytest.approx(expected)
+
+
+def test_r1_searcher_zero_punishes_once(tokenizer: tokenizer_lib.Tokenizer) -> None:
+  protocol = plugins.load('protocols', 'r1_searcher').open(config.Protocol(), tokenizer)
+  long = 'Barack Obama' + ' and more' * 5
+  texts = (' 東' + FINE, ' Assistant:' + FINE, ' Assistant 東' + OPEN)
+  found = scored('r1_searcher_zero', protocol, *(t.format('Barack Obama') for t in texts))
+  assert found == [-1.0, -1.0, -1.0]
+  (punished,) = scored('r1_searcher_zero', protocol, FINE.format(long))
+  assert punished == pytest.approx(2 * 2 / (12 + 2) - 2.0)
+  (llama,) = scored('r1_searcher_stage2_llama', protocol, texts[0].format('Barack Obama'))
+  assert llama == 0.0
+
+
+def test_ssrl_by_hand(tokenizer: tokenizer_lib.Tokenizer) -> None:
+  protocol = plugins.load('protocols', 'ssrl').open(config.Protocol(), tokenizer)
+  thought, recalled = '<think>a</think>', '<search>q</search><information>it</information>'
+  right = '<answer>Barack Obama</answer>'
+  # One thought of the one wanted; two of two; one of two; three of two; right but malformed.
+  texts = (
+    thought + right,
+    thought + recalled + thought + right,
+    thought + recalled + right,
+    thought + recalled + thought * 2 + right,
+    right,
+    thought + '<answer>Merkel</answer>',
+  )
+  expected = [0.95, 1.0, 0.9 + 0.1 * 0.5 * 0.5, 0.9 + 0.1 * 2 / 3, 0.9, 0.05]
+  assert scored('ssrl', protocol, *texts) == pytest.approx(expected)
+
+
+def test_igpo_by_hand(protocol: research_protocol.Research) -> None:
+  """A search is paid what it adds to the probability of the best accepted answer."""
+  notice = (Kind.OBSERVATION, 'A notice.')
+  parts = ((Kind.POLICY, SEARCH), (Kind.OBSERVATION, FOUND), (Kind.POLICY, 'so'), notice)
+  turns = (TURN, dataclasses.replace(TURN, segment=6))
+  more = ((Kind.POLICY, SEARCH), (Kind.OBSERVATION, FOUND))
+  answers = (box('Obama'), 'no answer')
+  responses = [Response((*parts, *more, (Kind.POLICY, a)), Status.EOS, turns) for a in answers]
+  made = plugins.load('rewards', 'igpo').reward(QUESTION, responses, protocol)
+  requests = next(made)
+  assert {(r.rollout, r.turns) for r in requests} == {(i, k) for i in (0, 1) for k in (0, 1, 2)}
+  assert {r.text.strip() for r in requests} == set(QUESTION.golden_answers)
+  assert all(r.lead.endswith('\\boxed{') and r.text.startswith(' ') for r in requests)
+  # Both answers have two tokens; the first is the likelier one after one search, then the second.
+  beliefs = {0: (0.1, 0.05), 1: (0.4, 0.2), 2: (0.3, 0.5)}
+  told = [beliefs[r.turns][r.text == ' President Obama'] for r in requests]
+  logprobs = [np.log([p * 2, p / 2]).astype(np.float32) for p in told]
+  with pytest.raises(StopIteration) as stop:
+    made.send(logprobs)
+  half, bad = stop.value.value
+  named = lambda row: {k: row[f'turn/{k}'] for k in range(4) if f'turn/{k}' in row}
+  # The third policy segment is the second search; the second one was answered with a notice.
+  assert named(half) == pytest.approx({0: 0.3, 2: 0.1, 3: 2 / 3}, abs=1e-6)
+  assert named(bad) == pytest.approx({0: 0.3, 2: 0.1, 3: -2.0}, abs=1e-6)
+  assert (half['reward'], bad['reward']) == (pytest.approx(2 / 3), -2.0)
+
+
 @pytest.mark.parametrize('protocol_name', plugins.names('protocols'))
 @pytest.mark.parametrize('name', plugins.names('rewards'))
 def test_contract(name: str, protocol_name: str, tokenizer: tokenizer_lib.Tokenizer) -> None:
-  reward = plugins.load('rewards', name).reward
   protocol = plugins.load('protocols', protocol_name).open(config.Protocol(), tokenizer)
   question = Question('q', protocol.render_step({'think': 'x', 'answer': 'Ola'}), ('Ola',))
   document = Document('d', 'Ola', protocol.render_step({'think': 'x', 'answer': 'Ola'}))
   found = protocol.observation(SearchResult(Outcome.OK, ((document,),)), 1)
   search = protocol.render_step({'think': 'x', 'search': 'Ola'})
 
+  turn = Turn(('Ola',), ((document,),), 1, Outcome.OK, 0.0, segment=2)
+
   def after_a_search(text: str, status: Status = Status.EOS) -> Response:
     prompt = tokenizer.text_of(protocol.prompt_ids(question))
     parts = ((Kind.PROMPT, prompt), (Kind.POLICY, search), (Kind.OBSERVATION, found))
-    return Response((*parts, (Kind.POLICY, text)), status, ())
+    return Response((*parts, (Kind.POLICY, text)), status, (turn,))
 
   right, wrong = (protocol.render_step({'think': 'x', 'answer': a}) for a in ('Ola', 'Nemi'))
+  if not protocol.stops:  # The policy writes what it recalls.
+    search += protocol.observation(SearchResult(Outcome.OK, ((Document('e', '', 'So.'),),)), 1)
   responses = [
     after_a_search(right),
     after_a_search(wrong),
@@ -121,13 +263,15 @@ def test_contract(name: str, protocol_name: str, tokenizer: tokenizer_lib.Tokeni
     after_a_search('no answer'),
     after_a_search(right, Status.INFRA),
   ]
-  scores = reward(question, responses, protocol)
+  scores = judged(name, question, responses, protocol)
   assert len(scores) == len(responses)
   assert all(math.isfinite(value) for row in scores for value in row.values())
-  assert len({frozenset(row) for row in scores}) == 1  # The same names for every rollout.
-  right, wrong, *silent = (row['reward'] for row in scores)
-  assert right > wrong
-  assert silent == [0.0, 0.0, 0.0]
+  # The same names for every rollout, but for those of its turns.
+  assert len({frozenset(n for n in row if n[:5] != 'turn/') for row in scores}) == 1
+  right, wrong, *silent, lost = (row['reward'] for row in scores)
+  assert lost == 0.0
+  if name != 'r1_searcher_stage1':  # It pays for searching and for nothing else.
+    assert right > wrong and all(value <= 0.0 for value in silent)
 
 
 @pytest.mark.parametrize('name', plugins.names('rewards'))

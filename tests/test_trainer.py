@@ -46,12 +46,10 @@ def steps(run, tiny_folder):
     # The checkpoint is still on its way to disk: a kill now would repeat the step before it.
     if step:
       assert any(tiny_folder.glob(f'here/journal/*/train/*{step - 1}.jsonl'))
-    tasks = run.take(step)
-    done = run.rollout(tasks, clock)
-    summaries = run.gather(done)
+    done, summaries = run.collect(step, clock)
     advantages = run.estimate(summaries, step)
-    trained, counted = run.batch(done, summaries, advantages)
-    figures |= run.figures(done) | run.update(trained, counted, clock)
+    updates = run.batch(done, summaries, advantages)
+    figures |= run.figures(done, advantages) | run.update(updates, clock)
     found.append((list(events), done, summaries, figures))
   return found
 
@@ -83,7 +81,7 @@ def test_a_step_asks_its_own_questions_in_groups(steps, run):
 
 def test_ids_trained_on_are_the_ids_sampled(steps, run):
   _, done, summaries, _ = steps[1]
-  trained, counted = run.batch(done, summaries, run.estimate(summaries, 1))
+  ((trained, counted),) = run.batch(done, summaries, run.estimate(summaries, 1))
   rows = {}
   for batch in (*trained, *counted):
     for i, length in enumerate(np.asarray(batch.lengths)):
@@ -165,8 +163,9 @@ def test_lost_rollouts_train_nothing(tiny_folder):
     lost = [t for t in done if t.status is Status.INFRA]
     assert 0 < len(lost) < len(done)
     summaries = run.gather(done)
-    trained, counted = run.batch(done, summaries, run.estimate(summaries, 0))
-    figures = run.figures(done)
+    advantages = run.estimate(summaries, 0)
+    ((trained, counted),) = run.batch(done, summaries, advantages)
+    figures = run.figures(done, advantages)
   rows = sum(int((np.asarray(b.lengths) > 0).sum()) for b in (*trained, *counted))
   assert rows == len(done) - len(lost)
   assert figures['episode/termination/infra'] == len(lost) / len(done)
@@ -207,3 +206,26 @@ def test_a_complete_run_only_exports_again_and_another_configuration_is_refused(
   steps = [json.loads(line)['step'] for line in (folder / 'metrics.jsonl').open()]
   assert steps == [0, 1, 2]
   assert len(trajectories.read(folder / 'trajectories' / 'train_1.jsonl')) == 16
+
+
+@pytest.mark.slow
+def test_questions_are_asked_until_enough_of_them_teach_something(tiny_folder):
+  config = tiny.configure(tiny_folder, 'rounds')
+  config.algo.rounds, config.algo.selector = 3, 'if_unequal'
+  with Run(config) as run:
+    clock = metrics.Clock()
+    run.load_weights(clock)
+    done, summaries = run.collect(0, clock)
+    rewards = {}
+    for s in summaries:
+      rewards.setdefault(s.position, set()).add(s.rewards['reward'])
+    assert sorted(rewards) == list(range(len(rewards))) and len(rewards) % 4 == 0
+    unequal = {position for position, found in rewards.items() if len(found) > 1}
+    assert len(rewards) == 12 or len(unequal) >= 4
+    # The round before was not enough.
+    assert len([p for p in unequal if p < len(rewards) - 4]) < 4
+    advantages = run.estimate(summaries, 0)
+    assert {s.position for s, a in zip(summaries, advantages) if a is not None} == unequal
+    more, _ = run.collect(1, clock)
+    assert min(t.task.position for t in more) == len(rewards)
+    assert len(done) == 4 * len(rewards)

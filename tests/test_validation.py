@@ -65,7 +65,11 @@ def test_what_works_passes_and_leaves_no_trace(working, tmp_path, verb):
     ('warmstart.optimizer.decay_steps', -1, '0 or more'),
     ('warmstart.optimizer.b2', 1.0, 'from 0 to below 1'),
     ('algo.advantage', 'group_zscor', "Did you mean 'group_zscore'?"),
-    ('algo.kl', 'k9', 'clipped_ratio'),
+    ('algo.kl', 'k9', 'k1, k2, k3'),
+    ('algo.selector', 'evry', "Did you mean 'every'?"),
+    ('algo.updates_per_batch', 99, 'at most algo.questions_per_step'),
+    ('algo.importance_cap', 2.0, "algo.old_logprobs='learner'"),
+    ('retrieval.noise_end', 1.5, 'at most 1'),
     ('algo.loss_norm', 'tokens', "Did you mean 'token'?"),
     ('protocol.name', 'reserch', "Did you mean 'research'?"),
     ('protocol.form', 'chat', 'base, instruct'),
@@ -139,9 +143,9 @@ def test_prompt_file_fits_the_form(working, tmp_path):
   working.protocol.prompt = str(prompt)
   prompt.write_text('Answer {question}')
   validation.validate(working, 'train')
-  working.protocol.form = 'instruct'
-  assert 'without {question}' in _problems(working)[0]
   prompt.write_text('Answer.')
+  assert 'with {question}' in _problems(working)[0]
+  working.protocol.form = 'instruct'  # The file is the system message, or with it the user's.
   validation.validate(working, 'train')
 
 

@@ -1,7 +1,7 @@
 """The loss of one micro-batch as its share of the update's, and the metrics that come with it.
 
   (1 / denominator) sum over rows and kept tokens of
-      coefficient * (policy_loss + kl_coef * KL - entropy_coef * entropy)
+      coefficient * (importance * policy_loss + kl_coef * KL - entropy_coef * entropy)
 
 with the coefficient and the denominator of `algo.loss_norm`. Kept tokens are those of `loss_mask`
 inside the row's length, entry 0 excepted, of rows with weight above 0. All others are taken out
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxsearch import config as config_lib
 from jaxsearch import plugins
-from jaxsearch.algo import losses, norms
+from jaxsearch.algo import kl, losses, norms
 
 Sums = dict[str, jax.Array]
 
@@ -67,12 +67,13 @@ class Objective:
     self._algo = algo
     self._policy_tokens = policy_tokens
     self._policy_loss = plugins.function(losses, algo.policy_loss)
-    self._kl = plugins.function(losses, algo.kl)
+    self._kl = plugins.function(kl, algo.kl)
+    self._has_kl_term = bool(algo.kl_coef) and algo.kl_place == 'loss'
     self._norm = plugins.function(norms, algo.loss_norm)
 
   def denominators(self, batch: Batch) -> Sums:
     """This micro-batch's share of what its sums are divided by; add up over the whole update."""
-    kept_BT, sampled_BT = _kept(batch)
+    kept_BT, sampled_BT = kept(batch)
     _, share = self._norm(kept_BT, batch.weights, self._policy_tokens)
     weights_B1 = batch.weights[:, None]
     tokens, sampled = jnp.sum(kept_BT * weights_B1), jnp.sum(sampled_BT * weights_B1)
@@ -91,7 +92,7 @@ class Objective:
       denominators: of the whole update.
     """
     algo = self._algo
-    kept_BT, sampled_BT = _kept(batch)
+    kept_BT, sampled_BT = kept(batch)
     new_BT = jnp.where(kept_BT, logprobs_BT, 0.0)
     old_BT = _old_logprobs(batch, kept_BT, sampled_BT, jax.lax.stop_gradient(new_BT))
     advantages_BT = jnp.where(kept_BT, batch.advantages, 0.0)
@@ -99,12 +100,14 @@ class Objective:
     loss_mean = lambda values_BT: _mean(values_BT, coefficients_BT, denominators['loss'])
 
     bounds = {'clip_low': algo.clip_low, 'clip_high': algo.clip_high}
-    losses_BT, clipped_BT = self._policy_loss(new_BT, old_BT, advantages_BT, **bounds)
+    losses_BT, clipped_BT = self._policy_loss(new_BT, old_BT, advantages_BT, kept_BT, **bounds)
+    if algo.importance_cap:
+      losses_BT *= _importance(batch, sampled_BT, old_BT, algo.importance_cap)
     sums = {'actor/pg_loss': loss_mean(losses_BT), 'actor/entropy': loss_mean(entropies_BT)}
     loss = sums['actor/pg_loss']
     if algo.entropy_coef:
       loss -= algo.entropy_coef * sums['actor/entropy']
-    if algo.kl_coef:
+    if self._has_kl_term:
       reference_BT = jnp.where(kept_BT, batch.reference_logprobs, 0.0)
       sums['actor/kl_loss'] = loss_mean(self._kl(new_BT, reference_BT))
       loss += algo.kl_coef * sums['actor/kl_loss']
@@ -124,7 +127,7 @@ class Objective:
     """(metrics, denominators) to start adding from."""
     zero = jnp.zeros((), jnp.float32)
     names = ['pg_loss', 'entropy', 'pg_clipfrac', 'ppo_kl', 'ratio_mean']
-    names += ['kl_loss'] if self._algo.kl_coef else []
+    names += ['kl_loss'] if self._has_kl_term else []
     names = [f'actor/{name}' for name in names]
     names += [f'mismatch/logp_absdiff_{kind}' for kind in ('mean', 'max')]
     return dict.fromkeys(names, zero), dict.fromkeys(('loss', 'tokens', 'sampled'), zero)
@@ -134,7 +137,7 @@ class Objective:
     return {k: (jnp.maximum if k.endswith('_max') else jnp.add)(sums[k], more[k]) for k in sums}
 
 
-def _kept(batch: Batch) -> tuple[jax.Array, jax.Array]:
+def kept(batch: Batch) -> tuple[jax.Array, jax.Array]:
   """(trained, trained and sampled), bool [B,T]."""
   times_T = jnp.arange(batch.tokens.shape[1])
   inside_BT = (times_T > 0) & (times_T < batch.lengths[:, None]) & (batch.weights > 0)[:, None]
@@ -150,6 +153,16 @@ def _old_logprobs(
   if batch.old_logprobs is not None:
     return jnp.where(kept_BT, batch.old_logprobs, new_BT)
   return jnp.where(sampled_BT, batch.sampler_logprobs, new_BT)
+
+
+def _importance(batch: Batch, sampled_BT: jax.Array, old_BT: jax.Array, cap: float) -> jax.Array:
+  """min(p_learner / p_sampler, cap) before the first update, 1 where nothing was sampled.
+
+  Truncated importance sampling for a sampler whose probabilities differ from the learner's
+  (fengyao.notion.site/off-policy-rl); the ratio's own denominator is then the learner's.
+  """
+  differences_BT = jnp.where(sampled_BT, old_BT - batch.sampler_logprobs, 0.0)
+  return jax.lax.stop_gradient(jnp.minimum(jnp.exp(differences_BT), cap))
 
 
 def _mean(values_BT: jax.Array, weights_BT: jax.Array, denominator: jax.Array) -> jax.Array:

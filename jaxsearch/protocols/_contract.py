@@ -56,12 +56,12 @@ class Protocol(typing.Protocol):
   def prompt_ids(self, question: Question) -> np.ndarray:
     """int32 [n]: what the model is fed before its first own token."""
 
-  def at_pause(self, segment: bytes, stop: str) -> Search | Finish | Notice:
+  def at_pause(self, segment: bytes, stop: str | None) -> Search | Finish | Notice:
     """What to do after a policy segment.
 
     Args:
       segment: bytes of the policy segment that just ended.
-      stop: the name in `StopTable.names` that ended it.
+      stop: the name in `StopTable.names` that ended it; None if `rollout.turn_tokens` did.
     """
 
   def observation(self, result: SearchResult, shown: int) -> str:

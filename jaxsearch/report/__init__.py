@@ -4,7 +4,8 @@ Reads only what the run has written, so it also works on a run that is still goi
 """
 
 from jaxsearch.report.compare import bars, curves
+from jaxsearch.report.table import table
 from jaxsearch.report.terminal import show
 from jaxsearch.report.writer import write
 
-__all__ = ['bars', 'curves', 'show', 'write']
+__all__ = ['bars', 'curves', 'show', 'table', 'write']

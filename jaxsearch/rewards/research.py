@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxsearch.protocols._contract import Protocol
-from jaxsearch.text import answers
+from jaxsearch.rewards._judge import judge
 from jaxsearch.types import Question, Response, Status
 
 _FLOOR = 0.1
@@ -33,19 +33,11 @@ def reward(
 
   A rollout that the infrastructure broke off scores 0 throughout.
   """
-  return [_score(question.golden_answers, response, protocol) for response in responses]
+  return [_score(question, response, protocol) for response in responses]
 
 
-def _score(golds: Sequence[str], response: Response, protocol: Protocol) -> dict[str, float]:
-  is_judged = response.status is not Status.INFRA
-  answer = protocol.answer(response) if is_judged else None
-  is_well_formed = is_judged and protocol.is_well_formed(response)
-  f1 = answers.f1(answer, golds)
-  passes = is_well_formed and response.status is Status.EOS and answer is not None
-  return {
-    'reward': (f1 or _FLOOR) if passes else 0.0,
-    'em': answers.exact_match(answer, golds),
-    'cover_em': answers.cover_match(answer, golds),
-    'f1': f1,
-    'format': float(is_well_formed),
-  }
+def _score(question: Question, response: Response, protocol: Protocol) -> dict[str, float]:
+  judged = judge(question, response, protocol)
+  is_ended = response.status is Status.EOS
+  passes = judged.is_well_formed and is_ended and judged.answer is not None
+  return judged.named((judged.f1 or _FLOOR) if passes else 0.0)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxsearch import config as config_lib
 from jaxsearch import plugins, trajectories
 from jaxsearch.models import decoder
 from jaxsearch.retrieval.pool import Pool
+from jaxsearch.rewards._contract import Rows, ScoreRequest
 from jaxsearch.rollout.engine import Engine
 from jaxsearch.rollout.sampler import Sampler
+from jaxsearch.rollout.scorer import Scorer
 from jaxsearch.rollout.sync import WeightSync, sampling_mesh
 from jaxsearch.text import stops as stops_lib
 from jaxsearch.text.tokenizer import Tokenizer
@@ -40,6 +45,7 @@ class Actor:
     self._sync = WeightSync(size, training_mesh, mesh, dtype)
     self._engine = Engine(size, stops, config.rollout, mesh=mesh, dtype=dtype)
     self._reward = plugins.load('rewards', config.reward.name).reward
+    self._scorer = Scorer(self._engine, tokenizer)
     self._sampler = Sampler(
       self._engine,
       protocol=self.protocol,
@@ -55,7 +61,7 @@ class Actor:
 
   def warmup(self) -> None:
     """Compiles every program of the engine; `load` comes first."""
-    self._engine.warmup()
+    self._engine.warmup(scores=inspect.isgeneratorfunction(self._reward))
 
   def rollout(
     self, tasks: Sequence[Task], *, pool: Pool, top_k: int, temperature: float
@@ -72,16 +78,43 @@ class Actor:
       one trajectory a task, in their order, with `rewards`.
     """
     done = self._sampler.rollout(tasks, pool=pool, top_k=top_k, temperature=temperature)
-    scored = []
-    for _, group in itertools.groupby(done, key=lambda t: t.task.position):
-      scored += self._score(list(group))
-    return scored
+    groups = [list(g) for _, g in itertools.groupby(done, key=lambda t: t.task.position)]
+    return [
+      dataclasses.replace(t, rewards=row)
+      for group, rows in zip(groups, self._judge(groups), strict=True)
+      for t, row in zip(group, rows, strict=True)
+    ]
 
   def measure(self) -> dict[str, float]:
     """Figures of the rollouts since the last call."""
     return self._sampler.measure()
 
-  def _score(self, group: Sequence[Trajectory]) -> list[Trajectory]:
-    responses = [trajectories.respond(t, self.tokenizer) for t in group]
-    rewards = self._reward(group[0].task.question, responses, self.protocol)
-    return [dataclasses.replace(t, rewards=r) for t, r in zip(group, rewards)]
+  def _judge(self, groups: Sequence[Sequence[Trajectory]]) -> list[Rows]:
+    """The rewards of every group; what rewards ask the engine is answered for all together."""
+    judging = [
+      self._reward(
+        group[0].task.question,
+        [trajectories.respond(t, self.tokenizer) for t in group],
+        self.protocol,
+      )
+      for group in groups
+    ]
+    if not inspect.isgeneratorfunction(self._reward):
+      return judging
+    rows: dict[int, Rows] = {}
+    answers: dict[int, Any] = dict.fromkeys(range(len(groups)))
+    firsts = np.cumsum([0, *map(len, groups)])
+    flat = [t for group in groups for t in group]
+    while answers:
+      asked: list[tuple[int, ScoreRequest]] = []
+      for i, answer in answers.items():
+        try:
+          asked += [(i, request) for request in judging[i].send(answer)]
+        except StopIteration as stop:
+          rows[i] = stop.value
+      named = [dataclasses.replace(r, rollout=int(firsts[i]) + r.rollout) for i, r in asked]
+      scored = self._scorer.score(flat, named)
+      answers = {i: [] for i in answers if i not in rows}
+      for (i, _), logprobs in zip(asked, scored, strict=True):
+        answers[i].append(logprobs)
+    return [rows[i] for i in range(len(groups))]

@@ -77,6 +77,7 @@ class Engine:
     self.replicas = mesh.shape['replica']
     self.slots = rollout.slots * self.replicas
     self.chunk = rollout.extend_tokens
+    self.context = rollout.context_tokens
     self.lanes = rollout.extend_rows
     self._local_slots = rollout.slots
     self._mesh = mesh
@@ -122,7 +123,7 @@ class Engine:
       self._params, self._cache, self._rows, self._pack(lanes, self.chunk)
     )
     logprobs = np.asarray(logprobs)
-    return np.stack([logprobs[place] for place in self._places(lanes)])
+    return logprobs[self._places(lanes)]
 
   def fork(self, lanes: Sequence[Lane]) -> None:
     """Copies each lane's source row into its slot; source and slot share a replica."""
@@ -133,10 +134,12 @@ class Engine:
   def replica(self, slot: int) -> int:
     return slot // self._local_slots
 
-  def warmup(self) -> None:
-    """Compiles every program, with lanes that do nothing; `load` comes first."""
+  def warmup(self, *, scores: bool = False) -> None:
+    """Compiles every program, `score` on demand, with lanes that do nothing; `load` comes first."""
     self.extend([])
     self.fork([])
+    if scores:
+      self.score([])
     jax.block_until_ready(self.decode())
 
   def _program(self, function: Callable[..., Any], *, outputs: int) -> Callable[..., Any]:

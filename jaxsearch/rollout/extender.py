@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -93,9 +94,30 @@ class Extender:
 
   def extend(
     self, row: Row, start: int, ids: np.ndarray, left: int, key: np.ndarray, temperature: float
+  ) -> object:
+    """Queues ids that are written behind the row's first `start` cached tokens.
+
+    Returns:
+      What writes them, for `branch`.
+    """
+    feed = _Feed(row, start, ids, left, key, temperature)
+    self._extensions.append(feed)
+    self._unfed.add(row.slot)
+    return feed
+
+  def branch(
+    self, row: Row, source: int, writer: Any, left: int, key: np.ndarray, temperature: float
   ) -> None:
-    """Queues ids that are written behind the row's first `start` cached tokens."""
-    self._extensions.append(_Feed(row, start, ids, left, key, temperature))
+    """Queues a copy of what `source` holds of the row's context, once `writer` has written it.
+
+    A row that takes the slot of the row that it branched from is set back there instead.
+    """
+    self._prompts.pop(row.slot, None)
+    ids = np.concatenate([s.ids for s in row.segments])[:-1]
+    if source == row.slot:
+      self.extend(row, len(ids), ids[:0], left, key, temperature)
+      return
+    self._forks.append((_Feed(row, 0, ids, left, key, temperature), source, writer))
     self._unfed.add(row.slot)
 
   def forget(self) -> None:

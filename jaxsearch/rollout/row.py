@@ -7,7 +7,7 @@ import enum
 
 import numpy as np
 
-from jaxsearch.types import Context, Kind, Segment, Span, Status, Task, Trajectory, Turn
+from jaxsearch.types import Context, Kind, Segment, Span, Status, Task, Trajectory, Turn, row_id
 
 
 class State(enum.Enum):
@@ -22,35 +22,52 @@ class Row:
   """Appends to a context; every id, kind and log-probability is recorded here when it is made.
 
   Attributes:
-    task: what is rolled out.
+    tasks: rollouts that have been one so far; the first is rolled out, a search splits them.
     attempt: restarts because of infrastructure.
     slot: global slot of the engine.
     prompt: int32 ids.
     state: who works for it.
     queries: of the search under way.
+    notices: pauses that were answered with a notice.
   """
 
-  task: Task
+  tasks: tuple[Task, ...]
   attempt: int
   slot: int
   prompt: np.ndarray
   state: State = State.RUNNING
   queries: tuple[str, ...] = ()
+  notices: int = 0
   segments: list[Segment] = dataclasses.field(default_factory=list)
   turns: list[Turn] = dataclasses.field(default_factory=list)
   spans: list[Span] = dataclasses.field(default_factory=list)
+  owners: list[int] = dataclasses.field(default_factory=list)
   length: int = 0
   policy_tokens: int = 0
   _ids: list[np.ndarray] = dataclasses.field(default_factory=list)
   _logprobs: list[np.ndarray] = dataclasses.field(default_factory=list)
 
   def __post_init__(self) -> None:
-    self.append(Kind.PROMPT, self.prompt)
+    if not self.segments:
+      self.append(Kind.PROMPT, self.prompt)
+
+  @property
+  def task(self) -> Task:
+    return self.tasks[0]
 
   @property
   def pending(self) -> int:
     """Last id of the context: the one that the cache does not hold yet."""
     return int(self._ids[-1][-1] if self._ids else self.segments[-1].ids[-1])
+
+  def key(self, seed: int, use: int = 0) -> np.ndarray:
+    """uint32 [2], a function of the rollout's identity alone: nothing process-local enters it.
+
+    Context 0 stands where methods with several contexts put theirs; use 0 is sampling, 1 + turn a
+    search.
+    """
+    words = (seed, self.task.step, self.task.position, self.task.sample, 0, self.attempt, use)
+    return np.random.SeedSequence(words).generate_state(2, np.uint32)
 
   def append(self, kind: Kind, ids: np.ndarray) -> None:
     """Adds a segment that the policy did not write."""
@@ -68,9 +85,31 @@ class Row:
     """Ends the policy segment and returns its ids."""
     segment = Segment(Kind.POLICY, np.concatenate(self._ids), np.concatenate(self._logprobs))
     self.segments.append(segment)
+    self.owners.append(row_id(self.task.sample, self.attempt))
     self._ids, self._logprobs = [], []
     return segment.ids
 
+  def branch(self) -> Row:
+    """Gives the second half of the tasks to a row of its own that has come as far; it has no slot.
+
+    Between segments only: what is being written belongs to one row.
+    """
+    middle = -(-len(self.tasks) // 2)
+    child = dataclasses.replace(
+      self,
+      tasks=self.tasks[middle:],
+      slot=-1,
+      segments=list(self.segments),
+      turns=list(self.turns),
+      spans=list(self.spans),
+      owners=list(self.owners),
+      _ids=[],
+      _logprobs=[],
+    )
+    self.tasks = self.tasks[:middle]
+    return child
+
   def trajectory(self, status: Status) -> Trajectory:
-    context = Context(tuple(self.segments), tuple(self.turns), tuple(self.spans))
+    parts = (self.segments, self.turns, self.spans, self.owners)
+    context = Context(*map(tuple, parts))
     return Trajectory(self.task, status, (context,), self.attempt)

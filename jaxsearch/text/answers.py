@@ -43,6 +43,17 @@ def cover_match(prediction: str | None, golds: Sequence[str]) -> float:
   return float(any(gold and gold in said for gold in map(normalize, golds)))
 
 
+def bag_match(prediction: str | None, golds: Sequence[str]) -> float:
+  """1 if every word of an accepted answer is in the prediction, in any order, else 0.
+
+  R1-Searcher's cover EM. By hand: 'Obama, Barack' has both words of 'Barack Obama'.
+  """
+  if _is_blank(prediction):
+    return 0.0
+  said = set(normalize(prediction).split())
+  return float(any(words and words <= said for words in (set(normalize(g).split()) for g in golds)))
+
+
 def f1(prediction: str | None, golds: Sequence[str]) -> float:
   """Best F1 of the words, counted with repetition; yes, no and noanswer must match exactly."""
   if _is_blank(prediction):

@@ -55,6 +55,14 @@ class Tokenizer:
     """The bytes that `ids` stand for; special tokens and ids without a token stand for none."""
     return b''.join(self.token_bytes[i] for i in ids if i < len(self.token_bytes))
 
+  def range_of(self, ids: Sequence[int], start: int, stop: int) -> tuple[int, int]:
+    """(first, last): `ids[first:last]` are those that hold a byte of the range [start, stop)."""
+    lengths = [len(self.token_bytes[i]) if i < len(self.token_bytes) else 0 for i in ids]
+    ends = np.cumsum(lengths)
+    first = int(np.searchsorted(ends, start, side='right'))
+    last = int(np.searchsorted(ends - lengths, stop, side='left'))
+    return first, max(first, last) if stop > start else first
+
   def text_of(self, ids: Sequence[int] | np.ndarray) -> str:
     """`bytes_of` as text; a broken UTF-8 sequence becomes U+FFFD."""
     return self.bytes_of(ids).decode('utf-8', errors='replace')

@@ -13,6 +13,18 @@ from jaxsearch.text import tokenizer
 from jaxsearch.types import Question, UserError
 from jaxsearch.world import articles, ask, demonstrations, graph, names
 
+# What differs from the defaults of `write`.
+SIZES = {
+  'default': {},
+  'ci': {
+    'documents': 600,
+    'train_documents': 1200,
+    'demonstration_count': 800,
+    'train_per_hop': 100,
+    'dev_per_hop': 12,
+    'test_per_hop': 25,
+  },
+}
 TRAIN_HOPS = (1, 2, 3)
 HELD_OUT_HOPS = (1, 2, 3, 4)
 # Words that are single tokens to every real model. A tag in brackets still is several.

@@ -9,25 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
 from jaxsearch import config as config_lib
-from jaxsearch import metrics, plugins, validation
+from jaxsearch import plugins, validation
+from jaxsearch.cli import _flags, _usage
 from jaxsearch.types import UserError
-
-_CI_WORLD = {
-  'documents': 600,
-  'train_documents': 1200,
-  'demonstration_count': 800,
-  'train_per_hop': 100,
-  'dev_per_hop': 12,
-  'test_per_hop': 25,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         f'there is no verb {verb!r}.{plugins.nearest(verb, _VERBS)} Choices: {", ".join(_VERBS)}.'
       )
     else:
-      with metrics.usage(verb):
+      with _usage.usage(verb):
         _VERBS[verb](rest)
+  except _flags.Help as help:
+    print(f'jaxsearch {verb}: {_VERBS[verb].__doc__}\n{help}')
   except UserError as error:
     print(f'jaxsearch {verb if verb in _VERBS else ""}'.rstrip() + f': {error}', file=sys.stderr)
     return 2
@@ -61,12 +53,11 @@ def _world(argv: list[str]) -> None:
   seed = flags.DEFINE_integer('seed', 0, 'Another seed is another world.', flag_values=values)
   size = flags.DEFINE_enum('size', 'default', ['default', 'ci'], 'ci: far smaller.', values)
   audit = flags.DEFINE_bool('audit', False, 'Also measure that the task needs search.', values)
-  _parse('world', values, argv)
+  _flags.parse('world', values, argv)
   _require_writable('--out', out.value)
   from jaxsearch import world
 
-  amounts = _CI_WORLD if size.value == 'ci' else {}
-  print(json.dumps(world.write(out.value, seed.value, **amounts), indent=2))
+  print(json.dumps(world.write(out.value, seed.value, **world.SIZES[size.value]), indent=2))
   if audit.value:
     found = world.audit(out.value)
     world.show_audit(found)
@@ -84,7 +75,7 @@ def _index(argv: list[str]) -> None:
   corpus = flags.DEFINE_string('corpus', None, 'JSON lines.', values, required=True)
   out = flags.DEFINE_string('out', None, 'Folder to write.', values, required=True)
   backend = flags.DEFINE_string('backend', 'bm25', 'File in retrieval/backends/.', values)
-  _parse('index', values, argv)
+  _flags.parse('index', values, argv)
   _require_file('--corpus', corpus.value)
   _require_writable('--out', out.value)
   module = plugins.load('retrieval.backends', backend.value)
@@ -95,7 +86,7 @@ def _index(argv: list[str]) -> None:
 
 def _warmstart(argv: list[str]) -> None:
   """Make a policy by supervised training on demonstrations."""
-  config = _config_only('warmstart', argv)
+  config = _flags.config_only('warmstart', argv)
   _join_processes()
   from jaxsearch import warmstart
 
@@ -104,30 +95,27 @@ def _warmstart(argv: list[str]) -> None:
 
 def _train(argv: list[str]) -> None:
   """Train a policy by reinforcement learning; the same command again resumes."""
-  config = _config_only('train', argv)
+  path, rest = _flags.split_config(argv)
+  phases = []
+  for phase in config_lib.phases(path) if path else ['']:
+    made = [os.path.join(before.run_dir, 'policy') for before in phases]
+    phases.append(_flags.config_only('train', [f'--config={phase}', *rest], made))
   _join_processes()
   from jaxsearch import trainer
 
-  trainer.train(config)
+  for config in phases:
+    trainer.train(config)
 
 
 def _eval(argv: list[str]) -> None:
   """Score a policy on every question of a file."""
   values = flags.FlagValues()
-  rest = _define_config(values, argv)
-  policy = flags.DEFINE_string('policy', '', 'Policy folder; empty: policy.path.', values)
-  questions = flags.DEFINE_string('questions', '', 'Empty: questions.dev.', values)
-  index = flags.DEFINE_string('index', '', 'Empty: eval_retrieval.index.', values)
+  rest = _flags.define_config(values, argv)
   out = flags.DEFINE_string('out', '', 'Folder to write; empty: run_dir/eval.', values)
   samples = flags.DEFINE_integer(
     'samples', 0, 'Sampled answers per question for pass@k; 0: greedy only.', 0, flag_values=values
   )
-  _parse('eval', values, rest)
-  config = values['config'].value
-  config.policy.path = policy.value or config.policy.path
-  config.questions.dev = questions.value or config.questions.dev
-  config.eval_retrieval.index = index.value or config.eval_retrieval.index
-  validation.validate(config, 'eval', hosts=_hosts())
+  config = _flags.policy_config('eval', values, rest)
   if not (out.value or config.run_dir):
     raise UserError('both --out and run_dir are empty; say where to write with --out=FOLDER.')
   folder = out.value or os.path.join(config.run_dir, 'eval')
@@ -135,24 +123,31 @@ def _eval(argv: list[str]) -> None:
   _join_processes()
   from jaxsearch import evaluation
 
-  evaluation.evaluate(
-    config,
-    policy=config.policy.path,
-    questions=config.questions.dev,
-    index=config.eval_retrieval.index,
-    out=folder,
-    samples=samples.value,
-  )
+  evaluation.evaluate(config, **_flags.where(config), out=folder, samples=samples.value)
+
+
+def _difficulty(argv: list[str]) -> None:
+  """Label a question file with how many rollouts a policy needs."""
+  values = flags.FlagValues()
+  rest = _flags.define_config(values, argv)
+  out = flags.DEFINE_string('out', None, 'Question file to write.', values, required=True)
+  samples = flags.DEFINE_integer('samples', 20, 'Rollouts of each.', 1, flag_values=values)
+  config = _flags.policy_config('difficulty', values, rest)
+  _require_writable('--out', os.path.dirname(os.path.abspath(out.value)))
+  _join_processes()
+  from jaxsearch import evaluation
+
+  evaluation.difficulty(config, **_flags.where(config), out=out.value, samples=samples.value)
 
 
 def _ask(argv: list[str]) -> None:
   """Answer one question and show the searches in colour."""
   values = flags.FlagValues()
-  rest = _define_config(values, argv)
+  rest = _flags.define_config(values, argv)
   policy = flags.DEFINE_string('policy', '', 'Policy folder; empty: policy.path.', values)
   index = flags.DEFINE_string('index', '', 'Empty: eval_retrieval.index.', values)
   question = flags.DEFINE_string('question', None, 'What to answer.', values, required=True)
-  _parse('ask', values, rest)
+  _flags.parse('ask', values, rest)
   config = values['config'].value
   config.policy.path = policy.value or config.policy.path
   config.eval_retrieval.index = index.value or config.eval_retrieval.index
@@ -172,9 +167,11 @@ def _report(argv: list[str]) -> None:
   values = flags.FlagValues()
   run = flags.DEFINE_string('run', '', 'Run directory.', values)
   compare = flags.DEFINE_list('compare', [], 'name=DIR,name=DIR instead of --run.', values)
-  kind = flags.DEFINE_enum('kind', 'bars', ['bars', 'curves'], 'Picture of --compare.', values)
-  out = flags.DEFINE_string('out', 'compare.png', 'Picture to write with --compare.', values)
-  _parse('report', values, argv)
+  kind = flags.DEFINE_enum(
+    'kind', 'bars', ['bars', 'curves', 'table'], 'What to make of them.', values
+  )
+  out = flags.DEFINE_string('out', 'compare.png', 'File to write with --compare.', values)
+  _flags.parse('report', values, argv)
   pairs = [item.partition('=') for item in compare.value]
   if bool(run.value) == bool(pairs) or not all(equals and folder for _, equals, folder in pairs):
     raise UserError('give either --run=DIR or --compare=NAME=DIR,NAME=DIR.')
@@ -187,8 +184,11 @@ def _report(argv: list[str]) -> None:
   if run.value:
     report.write(run.value)
   else:
-    picture = {'bars': report.bars, 'curves': report.curves}[kind.value]
-    picture({name: folder for name, _, folder in pairs}, out.value)
+    named = [(name, folder) for name, _, folder in pairs]
+    if kind.value == 'table':
+      report.table(named, out.value)
+    else:
+      {'bars': report.bars, 'curves': report.curves}[kind.value](dict(named), out.value)
 
 
 _VERBS: Mapping[str, Callable[[list[str]], None]] = {
@@ -196,6 +196,7 @@ _VERBS: Mapping[str, Callable[[list[str]], None]] = {
   'index': _index,
   'warmstart': _warmstart,
   'eval': _eval,
+  'difficulty': _difficulty,
   'train': _train,
   'report': _report,
   'ask': _ask,
@@ -209,68 +210,6 @@ def _overview() -> str:
   )
 
 
-def _config_only(verb: str, argv: list[str]) -> config_lib.Config:
-  values = flags.FlagValues()
-  rest = _define_config(values, argv)
-  _parse(verb, values, rest)
-  config = values['config'].value
-  validation.validate(config, verb, hosts=_hosts())
-  return config
-
-
-def _define_config(values: flags.FlagValues, argv: list[str]) -> list[str]:
-  """Reads the file that --config names, defines its overrides, returns the other arguments."""
-  rest, path, words = [], '', iter(argv)
-  for word in words:
-    if word in ('--config', '-config'):
-      path = next(words, '')
-    elif word.startswith(('--config=', '-config=')):
-      path = word.partition('=')[2]
-    else:
-      rest.append(word)
-  if _wants_help(rest):
-    flags.DEFINE_string('config', None, 'Configuration file.', values)
-    return rest
-  overridden = (re.match(r'--?(?:no)?config\.([\w.]+)', word) for word in rest)
-  names = [match.group(1) for match in overridden if match]
-  problems = [line for n in names for line in validation.unknown_field(n, f'--config.{n}')]
-  if problems:
-    raise UserError('\n'.join(problems))
-  if not path:
-    raise UserError('--config is missing; name a file such as configs/quickstart.py.')
-  made = config_lib.read(path)
-  argv = ['jaxsearch', *rest]
-  config_flags.DEFINE_config_dataclass('config', made, flag_values=values, sys_argv=argv)
-  return rest
-
-
-def _parse(verb: str, values: flags.FlagValues, argv: list[str]) -> None:
-  if _wants_help(argv):
-    print(_describe(verb, values))
-    raise SystemExit(0)
-  try:
-    rest = values(['jaxsearch', *argv])
-  except flags.Error as error:
-    raise UserError(f'{error} `jaxsearch {verb} --help` lists the flags.') from error
-  if len(rest) > 1:
-    raise UserError(f'{rest[1]!r} is not a flag; write --name=value.')
-
-
-def _wants_help(argv: list[str]) -> bool:
-  return any(word in ('--help', '-h') for word in argv)
-
-
-def _describe(verb: str, values: flags.FlagValues) -> str:
-  lines = [f'jaxsearch {verb}: {_VERBS[verb].__doc__}']
-  lines += [
-    f'  --{name:<10} {values[name].help} (default: {values[name].default})' for name in values
-  ]
-  if 'config' in values:
-    lines.append('fields that --config.NAME=VALUE overrides:')
-    lines += [f'  {name} = {value!r}' for name, value in validation.flatten(config_lib.Config())]
-  return '\n'.join(lines)
-
-
 def _require_file(thing: str, path: str) -> None:
   if not os.path.isfile(path):
     raise UserError(f'{thing} is {path!r}, which is not a file; give an existing file.')
@@ -280,10 +219,6 @@ def _require_writable(thing: str, folder: str) -> None:
   problem = validation.unwritable(folder)
   if problem:
     raise UserError(f'{thing} is {folder!r}: {problem}; choose a folder that you may write to.')
-
-
-def _hosts() -> int:
-  return int(os.environ.get('JAXSEARCH_NUM_PROCESSES', '1'))
 
 
 def _join_processes() -> None:
@@ -296,4 +231,4 @@ def _join_processes() -> None:
   if coordinator == 'auto':  # A pod: the machines know each other.
     jax.distributed.initialize()
   else:
-    jax.distributed.initialize(coordinator, _hosts(), int(os.environ['JAXSEARCH_PROCESS_ID']))
+    jax.distributed.initialize(coordinator, _flags.hosts(), int(os.environ['JAXSEARCH_PROCESS_ID']))
