@@ -1,7 +1,9 @@
 """Forced continuations equal the learner's log-probabilities, however they are asked for."""
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import policies
@@ -45,6 +47,14 @@ def requests_for(trajectories):
   return found
 
 
+@functools.partial(jax.jit, static_argnames='size')
+def forward(params, size, tokens_BT):
+  """log p of every token by the learner's functions."""
+  x_BTD = decoder.hidden(params, size, tokens_BT, dtype=jnp.float32, remat=False, scan=False)
+  head = decoder.unembedding(params, size)
+  return logprobs.token_logprobs(x_BTD, head, tokens_BT, temperature=1.0, chunk=64)[0]
+
+
 def expected(policy, trajectory, request):
   """The same by one forward pass of the learner's functions over the whole sequence."""
   tokenizer, size, params = policy
@@ -57,10 +67,7 @@ def expected(policy, trajectory, request):
   text = tokenizer.encode(request.text)
   ids = np.concatenate([*kept, tokenizer.encode(request.lead), text])
   T = 256  # One shape for all; what is padded is not looked at.
-  padded = jnp.asarray(np.pad(ids, (0, T - len(ids))))[None]
-  x = decoder.hidden(params, size, padded, dtype=jnp.float32, remat=False, scan=False)
-  head = decoder.unembedding(params, size)
-  found, _ = logprobs.token_logprobs(x, head, padded, temperature=1.0, chunk=64)
+  found = forward(params, size, jnp.asarray(np.pad(ids, (0, T - len(ids))))[None])
   return np.asarray(found)[0, len(ids) - len(text) : len(ids)]
 
 

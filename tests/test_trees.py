@@ -1,5 +1,6 @@
 """Trees: rollouts that begin as one and part at their searches."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import policies
@@ -74,14 +75,16 @@ def test_rollouts_of_a_tree_part_where_they_branch(done):
 
 def test_log_probabilities_behind_a_branch_are_the_learners(policy, done):
   _, size, params = policy
+
+  @jax.jit
+  def forward(tokens):
+    x = decoder.hidden(params, size, tokens, dtype=jnp.float32, remat=False, scan=False)
+    head = decoder.unembedding(params, size)
+    return logprobs.token_logprobs(x, head, tokens, temperature=1.0, chunk=64)[0]
+
   for t in [t for t in done if len(set(t.contexts[0].owners)) > 1]:
     (context,) = t.contexts
-    ids = np.pad(context.ids, (0, 128 - context.length))
-    x = decoder.hidden(
-      params, size, jnp.asarray(ids)[None], dtype=jnp.float32, remat=False, scan=False
-    )
-    head = decoder.unembedding(params, size)
-    found, _ = logprobs.token_logprobs(x, head, jnp.asarray(ids)[None], temperature=1.0, chunk=64)
+    found = forward(jnp.asarray(np.pad(context.ids, (0, 128 - context.length)))[None])
     mask = context.sampled_mask
     np.testing.assert_allclose(
       np.asarray(found)[0, : context.length][mask], context.logprobs[mask], atol=3e-5
