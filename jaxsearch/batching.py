@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxsearch import config as config_lib
 from jaxsearch.learner import Batch
-from jaxsearch.types import Context, Kind, Status, Summary, Trajectory, UserError, row_id
+from jaxsearch.types import Context, Kind, Status, Summary, Trajectory, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,25 +127,47 @@ def updates(
   own = iter(done)
   trajectories = [next(own) if s.host == place.host else None for s in summaries]
   turns = _turns(summaries, algo.updates_per_batch)
+  trainers = _trainers(summaries, advantages)
   cut = []
   for number in range(algo.updates_per_batch):
     parts = []
     for is_trained in (True, False):
       lengths: list[list[int]] = [[] for _ in range(place.hosts)]
       rows = []
-      for summary, values, trajectory, turn in zip(summaries, advantages, trajectories, turns):
+      for i, (summary, values, trajectory, turn) in enumerate(
+        zip(summaries, advantages, trajectories, turns)
+      ):
         if turn != number or summary.is_infra or values is None:
           continue
         if (needs_all or bool(np.any(values))) != is_trained:
           continue
         lengths[summary.host].append(summary.length)
         if trajectory is not None:
-          rows.append(_row(trajectory, values, algo))
+          own = [trainers[path] == i for path in _paths(summary)]
+          rows.append(_row(trajectory, values, algo, own))
       cuts = plan(lengths, config.learner, place.shards)
       members = [[rows[i] for i in c.members[place.host]] for c in cuts]
       parts.append([pack(m, c.bucket, c.rows) for m, c in zip(members, cuts)])
     cut.append(Update(*parts))
   return cut
+
+
+def _paths(summary: Summary) -> list[tuple[int, ...]]:
+  """Names of a rollout's POLICY segments among those of all rollouts; shared ones are equal."""
+  place = (summary.host, summary.position)
+  return [(*place, *summary.owners[: k + 1]) for k in range(len(summary.segments))]
+
+
+def _trainers(
+  summaries: Sequence[Summary], advantages: Sequence[np.ndarray | None]
+) -> dict[tuple[int, ...], int]:
+  """Path of a segment -> the rollout that trains it: the first one with it that is trained."""
+  found: dict[tuple[int, ...], int] = {}
+  for i, (summary, values) in enumerate(zip(summaries, advantages)):
+    if values is not None and not summary.is_infra:
+      for path in _paths(summary):
+        found.setdefault(path, i)
+  return found
 
 
 def _turns(summaries: Sequence[Summary], count: int) -> list[int]:
@@ -227,21 +249,22 @@ def _rows_per_host(bucket: int, learner: config_lib.Learner, hosts: int, shards:
   return per_shard * shards // hosts
 
 
-def _row(trajectory: Trajectory, advantages: np.ndarray, algo: config_lib.Algo) -> BatchRow:
+def _row(
+  trajectory: Trajectory, advantages: np.ndarray, algo: config_lib.Algo, own: Sequence[bool]
+) -> BatchRow:
   """Sampled ids with their advantages; with loss_tokens 'all' observations have the first one's.
 
-  What a tree's rollouts share is trained in the row of the one that sampled it; spans of the name
+  POLICY segments that are not `own` are trained in another row of the tree; spans of the name
   `untrained_span` in none.
   """
   (context,) = trajectory.contexts
   mask = context.sampled_mask
   values = np.zeros(context.length, np.float32)
   values[mask] = advantages
-  owners, me = iter(context.owners), row_id(trajectory.task.sample, trajectory.attempt)
-  own = [
-    np.full(len(s.ids), s.kind is Kind.POLICY and next(owners) == me) for s in context.segments
-  ]
-  mask = np.concatenate(own)
+  is_own = iter(own)
+  mask = np.concatenate(
+    [np.full(len(s.ids), s.kind is Kind.POLICY and next(is_own)) for s in context.segments]
+  )
   offsets = np.cumsum([0, *(len(s.ids) for s in context.segments)])
   for span in context.spans:
     if span.name == algo.untrained_span:

@@ -135,7 +135,7 @@ class Learner:
 
 @dataclasses.dataclass
 class Schedule:
-  steps: int = 100  # Training ends after this many updates.
+  steps: int = 100  # Batches of rollouts; training ends after this many.
   eval_every: int = 10  # Steps between validations on dev; also before the first step.
   eval_questions: int = 0  # Dev questions used, the first ones; 0: all.
   checkpoint_every: int = 10  # Steps between checkpoints; also after the last step.
@@ -227,6 +227,8 @@ def phases(path: str) -> list[str]:
   """
   file, colon, _ = path.partition(':')
   names = () if colon else _run(file, lambda module: getattr(module, 'PHASES', ()))
+  if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+    raise UserError(f"PHASES of {file} is {names!r}; allowed: names, such as ('first', 'second').")
   return [f'{file}:{name}' for name in names] or [path]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import rich.progress
 
-from jaxsearch import checkpoint, report, sharding, trajectories
+from jaxsearch import checkpoint, report, sharding, trajectories, validation
 from jaxsearch import config as config_lib
 from jaxsearch import questions as questions_lib
 from jaxsearch.retrieval.pool import Pool
@@ -105,6 +105,7 @@ def difficulty(
   ]
   counts = collections.Counter(q.metadata['difficulty'] for q in labelled)
   if jax.process_index() == 0:
+    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     questions_lib.write(out, labelled)
     print(json.dumps({band: counts[band] for band in BANDS}))
   return dict(counts)
@@ -187,6 +188,6 @@ def _pass_by_hops(records: Sequence[trajectories.Record]) -> Mapping[str, float]
 def _retrieval(config: config_lib.Config, index: str) -> config_lib.Retrieval:
   retrieval = copy.copy(config.eval_retrieval)
   retrieval.index = index
-  if not os.path.isdir(index):
+  if retrieval.backend not in validation.WITHOUT_INDEX and not os.path.isdir(index):
     raise UserError(f'the index {index!r} is not a folder; make it with `jaxsearch index`.')
   return retrieval

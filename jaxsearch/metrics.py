@@ -24,7 +24,6 @@ _TERMINATIONS = {
   Status.POLICY_TOKEN_CAP: 'token_cap',
   Status.CONTEXT_CAP: 'token_cap',
   Status.INFRA: 'infra',
-  Status.ABORTED: 'infra',
 }
 
 
@@ -121,10 +120,12 @@ def over_hosts(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def over_updates(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-  """Means over the updates of one batch of rollouts; of what ends in _max the largest."""
-  names = figures[0]
-  merge = lambda name: max if name.endswith('_max') else _mean
-  return {name: float(merge(name)([update[name] for update in figures])) for name in names}
+  """Means over the updates of one batch of rollouts.
+
+  The gap to the sampler's log-probabilities is that of the first: later ones have moved on purpose.
+  """
+  means = {name: _mean([update[name] for update in figures]) for name in figures[0]}
+  return means | {name: v for name, v in figures[0].items() if name.startswith('mismatch/')}
 
 
 def progress(step: int, steps: int, values: Mapping[str, float]) -> str:

@@ -2,10 +2,10 @@
 
   take questions, roll out, reward, advantage, batch, update, record; evaluate and save when due
 
-A step is a pure function of the checkpoint, the configuration and the documents: questions and
-random numbers follow from the step's number, searches of a step are journalled, and nothing is in
-flight between steps. So a run that was killed at any moment goes on from its last committed
-checkpoint as if nothing had happened.
+A step is a pure function of the checkpoint, the configuration and the documents: questions follow
+from how many were taken, random numbers from the step's number, searches of a step are journalled,
+and nothing is in flight between steps. So a run that was killed at any moment goes on from its last
+committed checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations

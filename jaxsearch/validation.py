@@ -58,7 +58,7 @@ _AT_MOST_ONE = (
   'schedule.infra_limit',
 )
 # Backends that need no index.
-_WITHOUT_INDEX = ('none', 'simulator')
+WITHOUT_INDEX = ('none', 'simulator')
 _AXES = ('mesh.data', 'mesh.fsdp', 'mesh.tensor')
 
 
@@ -89,7 +89,7 @@ def validate(
       section, _, leaf = name.rpartition('.')
       setattr(operator.attrgetter(section)(checked) if section else checked, leaf, default)
   problems += _bounds(checked, hosts) + _choices(checked) + _files(checked, verb, made)
-  if verb == 'train' and checked.algo.group_size == 1:
+  if verb == 'train' and checked.algo.group_size == 1 and checked.algo.advantage != 'raw_reward':
     problems.append('algo.group_size is 1; allowed: at least 2, or nothing is compared.')
   if problems:
     raise UserError(
@@ -243,7 +243,7 @@ def _files(c: config_lib.Config, verb: str, made: Sequence[str]) -> list[str]:
   for name in needs:
     path = str(values[name])
     if name in backends:
-      if backends[name].backend not in _WITHOUT_INDEX and not os.path.isdir(path):
+      if backends[name].backend not in WITHOUT_INDEX and not os.path.isdir(path):
         problems.append(f'{name} is {path!r}; allowed: a folder made by `jaxsearch index`.')
     elif os.path.normpath(path) in map(os.path.normpath, made):
       continue

@@ -20,8 +20,8 @@ done
 for name in "$@"; do
   for run in ${RUNS:-runs/quickstart}; do
     beside "$run"
-    against recipes "$name" "$out/$name/$seed" policy train
-    compared+=,$name=$out/$name/$seed
+    against recipes "$name" "$out/$name/$(basename "$run")" policy train
+    compared+=,$name=$out/$name/$(basename "$run")
   done
   verb report --compare="${compared#,}" --kind=table --out="$table"
 done

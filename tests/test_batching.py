@@ -184,13 +184,8 @@ def test_several_updates_share_the_questions_and_cut_none(hosts):
 def test_what_rollouts_share_is_trained_in_the_row_that_sampled_it():
   done, summaries, advantages = _step([(2, 3, 4), (2, 3, 4)])
   own = [(0, 0), (0, 1)]  # The second begins with the first one's segment.
-  done = [
-    dataclasses.replace(
-      t,
-      task=dataclasses.replace(t.task, sample=i),
-      contexts=(dataclasses.replace(t.contexts[0], owners=own[i]),),
-    )
-    for i, t in enumerate(done)
+  summaries = [
+    dataclasses.replace(s, position=0, sample=i, owners=own[i]) for i, s in enumerate(summaries)
   ]
   settings = _config(entropy_coef=0.1)
   ((trained, _),) = batching.updates(done, summaries, advantages, settings, ONE)
@@ -198,6 +193,10 @@ def test_what_rollouts_share_is_trained_in_the_row_that_sampled_it():
   first, second = (masks[t.contexts[0].ids.tobytes()] for t in done)
   np.testing.assert_array_equal(first, [False] * 2 + [True] * 3 + [False] * 3 + [True] * 4)
   np.testing.assert_array_equal(second, [False] * 8 + [True] * 4)
+  # If the one that sampled it is not trained, the next one trains it.
+  ((trained, _),) = batching.updates(done, summaries, [None, advantages[1]], settings, ONE)
+  ((_, alone, _, _),) = _rows(trained)
+  np.testing.assert_array_equal(alone, first)
 
 
 def test_spans_of_a_name_may_be_left_out():

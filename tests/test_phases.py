@@ -52,6 +52,9 @@ def test_a_file_with_phases_stands_for_them_in_order(tmp_path):
   assert config.phases(str(tmp_path / 'plain.py')) == [str(tmp_path / 'plain.py')]
   with pytest.raises(UserError, match='not a file'):
     config.phases('nowhere.py')
+  (tmp_path / 'plain.py').write_text("PHASES = 'first'\n")
+  with pytest.raises(UserError, match="PHASES of .* is 'first'; allowed"):
+    config.phases(str(tmp_path / 'plain.py'))
 
 
 def test_all_phases_are_checked_before_the_first_begins(tmp_path, capsys):

@@ -133,7 +133,7 @@ def test_a_reward_may_ask_the_engine(made, monkeypatch):
 
 def test_what_the_cache_has_no_room_for_is_refused(made):
   actor, _, done = made
-  with pytest.raises(UserError, match=r'rollout.context_tokens=96. Raise it'):
+  with pytest.raises(UserError, match='room for 96. Shorten what'):
     actor._scorer.score(done, [ScoreRequest(0, 0, '', 'too long ' * 40)])
 
 

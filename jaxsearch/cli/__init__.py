@@ -100,6 +100,11 @@ def _train(argv: list[str]) -> None:
   for phase in config_lib.phases(path) if path else ['']:
     made = [os.path.join(before.run_dir, 'policy') for before in phases]
     phases.append(_flags.config_only('train', [f'--config={phase}', *rest], made))
+  folders = [phase.run_dir for phase in phases]
+  if len(set(folders)) < len(folders):
+    raise UserError(
+      f'the phases of {path} write to {", ".join(folders)}; give each its own run_dir.'
+    )
   _join_processes()
   from jaxsearch import trainer
 
@@ -133,6 +138,8 @@ def _difficulty(argv: list[str]) -> None:
   out = flags.DEFINE_string('out', None, 'Question file to write.', values, required=True)
   samples = flags.DEFINE_integer('samples', 20, 'Rollouts of each.', 1, flag_values=values)
   config = _flags.policy_config('difficulty', values, rest)
+  if os.path.isdir(out.value):
+    raise UserError(f'--out is {out.value!r}, which is a folder; give a file to write.')
   _require_writable('--out', os.path.dirname(os.path.abspath(out.value)))
   _join_processes()
   from jaxsearch import evaluation
@@ -170,7 +177,7 @@ def _report(argv: list[str]) -> None:
   kind = flags.DEFINE_enum(
     'kind', 'bars', ['bars', 'curves', 'table'], 'What to make of them.', values
   )
-  out = flags.DEFINE_string('out', 'compare.png', 'File to write with --compare.', values)
+  out = flags.DEFINE_string('out', '', 'File to write; empty: compare.png or .md.', values)
   _flags.parse('report', values, argv)
   pairs = [item.partition('=') for item in compare.value]
   if bool(run.value) == bool(pairs) or not all(equals and folder for _, equals, folder in pairs):
@@ -185,10 +192,11 @@ def _report(argv: list[str]) -> None:
     report.write(run.value)
   else:
     named = [(name, folder) for name, _, folder in pairs]
+    file = out.value or ('compare.md' if kind.value == 'table' else 'compare.png')
     if kind.value == 'table':
-      report.table(named, out.value)
+      report.table(named, file)
     else:
-      {'bars': report.bars, 'curves': report.curves}[kind.value](dict(named), out.value)
+      {'bars': report.bars, 'curves': report.curves}[kind.value](dict(named), file)
 
 
 _VERBS: Mapping[str, Callable[[list[str]], None]] = {

@@ -57,7 +57,7 @@ def table(runs: Sequence[tuple[str, str]], out: str) -> None:
 def _figures(run: runs_on_disk.Run) -> dict[str, float]:
   trained = [line for line in run.metrics if 'group/rollouts' in line]
   rollouts = np.array([line['group/rollouts'] for line in trained])
-  mean = lambda name: np.array([line[name] for line in trained])
+  mean = lambda name: np.array([line.get(name, np.nan) for line in trained])
   return {
     'em': runs_on_disk.pooled(run.after)[0],
     'em4': run.after['em_by_hops'].get('4', np.nan),

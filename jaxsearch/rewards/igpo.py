@@ -66,7 +66,8 @@ def _score(
 
 def _forced(protocol: Protocol, gold: str) -> tuple[str, str]:
   """What leads up to the answer, and the answer, as the policy would write them."""
-  text = protocol.render_step({'think': _THOUGHT, 'answer': gold})
-  lead = text[: text.rindex(gold)]
+  # Rendered with a mark: the answer may be spelt in a tag as well.
+  text = protocol.render_step({'think': _THOUGHT, 'answer': '\0'})
+  lead = text[: text.index('\0')]
   # The space belongs to the answer's first token.
   return (lead[:-1], ' ' + gold) if lead.endswith(' ') else (lead, gold)

@@ -2,8 +2,8 @@
 
   +1 if every word of an accepted answer is in the given one, in any order; else, or without an
      answer, -1
-  +0.5 if there was at least one search and documents were not invented
-  +0.5 for the format
+  +0.5 if there was at least one search
+  +0.5 for the format, which invented documents break (in the code they cost the other half)
 
 So the answer does count, unlike in the paper. From -1 to 2.
 """

@@ -25,6 +25,9 @@ from jaxsearch.text import stops as stops_lib
 from jaxsearch.text.tokenizer import Tokenizer
 from jaxsearch.types import Task, Trajectory
 
+# Tokens that a reward may force behind a full context.
+_FORCED = 256
+
 
 class Actor:
   """Opens what a rollout needs and keeps it warm.
@@ -43,8 +46,9 @@ class Actor:
     self.protocol = plugins.load('protocols', config.protocol.name).open(config.protocol, tokenizer)
     stops = stops_lib.compile(self.protocol.stops, tokenizer)
     self._sync = WeightSync(size, training_mesh, mesh, dtype)
-    self._engine = Engine(size, stops, config.rollout, mesh=mesh, dtype=dtype)
     self._reward = plugins.load('rewards', config.reward.name).reward
+    spare = _FORCED if inspect.isgeneratorfunction(self._reward) else 0
+    self._engine = Engine(size, stops, config.rollout, mesh=mesh, dtype=dtype, spare=spare)
     self._scorer = Scorer(self._engine, tokenizer)
     self._sampler = Sampler(
       self._engine,

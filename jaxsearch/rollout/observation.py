@@ -32,7 +32,8 @@ def fit(
     ids = encode(result, shown)
     if shown == 1 and len(ids) > allowed and allowed < room:
       ids = _cut(result, encode, allowed / len(ids), allowed)
-    if len(ids) <= min(room, allowed):
+    # What cannot be cut any further may be longer than is allowed.
+    if len(ids) <= (min(room, allowed) if shown > 1 else room):
       return ids, shown
   return None
 

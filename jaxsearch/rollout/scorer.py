@@ -82,9 +82,8 @@ class Scorer:
     start = len(prefix) - 1 + (len(forced) - 1) // self._engine.chunk * self._engine.chunk
     if start > self._engine.context:
       raise UserError(
-        f'a reward asks for {len(forced)} tokens behind {len(prefix)}, but a row holds '
-        f'rollout.context_tokens={self._engine.context}. Raise it, or rollout.extend_tokens to the '
-        'length of what is asked for.'
+        f'a reward asks for {len(forced)} tokens behind {len(prefix)}, but the cache has room for '
+        f'{self._engine.context}. Shorten what is asked for, such as the longest accepted answers.'
       )
     return _Target(place, prefix, forced, len(lead))
 
