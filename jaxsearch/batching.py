@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxsearch import config as config_lib
+from jaxsearch.algo.summary import Summary
 from jaxsearch.learner import Batch
-from jaxsearch.types import Context, Kind, Status, Summary, Trajectory, UserError
+from jaxsearch.types import Context, Kind, Status, Trajectory, UserError
 
 
 @dataclasses.dataclass(frozen=True)

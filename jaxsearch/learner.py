@@ -138,9 +138,9 @@ class Learner:
     for i, batch in enumerate(batches):
       more = {}
       if reference is not None:
-        more['reference_logprobs'] = self._logprobs(reference, batch)
+        more['reference_logprobs'] = self.logprobs(reference, batch)
       if algo.old_logprobs == 'learner':
-        more['old_logprobs'] = self._logprobs(params, batch)
+        more['old_logprobs'] = self.logprobs(params, batch)
       batch = dataclasses.replace(batch, **more)
       is_penalized = algo.kl_coef and algo.kl_place == 'reward'
       batches[i] = self._penalize(batch) if is_penalized else batch

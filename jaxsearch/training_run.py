@@ -21,11 +21,12 @@ from jaxsearch import metrics as metrics_lib
 from jaxsearch import questions as questions_lib
 from jaxsearch.algo import advantages as advantages_lib
 from jaxsearch.algo import selectors as selectors_lib
+from jaxsearch.algo.summary import Summary
 from jaxsearch.learner import Learner
 from jaxsearch.retrieval.journal import Journal
 from jaxsearch.retrieval.pool import Pool
 from jaxsearch.rollout.actor import Actor
-from jaxsearch.types import Summary, Task, Trajectory, UserError
+from jaxsearch.types import Task, Trajectory, UserError
 
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
 _MAY_DIFFER = ('run_dir', 'schedule.', 'mesh.', 'retrieval.workers', 'eval_retrieval.workers')

@@ -2,9 +2,12 @@
 
   Question -> Task -> Trajectory -> rewards -> advantages -> Batch -> update -> metrics
 
-Plain host data, no JAX. Two invariants hold everywhere: the concatenated ids of a context's
-segments are exactly what the model was fed; whether an id was sampled, and with which
-log-probability, is recorded when it is made and never reconstructed from text or from padding.
+Everything here is plain host data: numpy arrays and frozen dataclasses, no JAX. Two
+invariants are stated once and hold everywhere:
+
+* the concatenated ids of a context's segments are exactly what the model was fed;
+* whether an id was sampled, and with which log-probability, is recorded when it is made and
+  never reconstructed from text or from padding.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ import numpy as np
 
 
 class UserError(ValueError):
-  """Something the user can mend; says the thing, its value, what is allowed and the next step."""
+  """Something the user can mend. The command line prints the message and exits with code 2.
+
+  The message names the thing, its value, what is allowed and the next step.
+  """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +32,8 @@ class Question:
   """One line of a question file (FlashRAG shape).
 
   Attributes:
-    id, text: unique within its file; the question as the policy reads it.
+    id: unique within its file.
+    text: the question as the policy reads it.
     golden_answers: every accepted answer; none if nobody knows it (`ask`).
     metadata: privileged facts (hops, chain, …). Training never reads it; reports do.
   """
@@ -132,9 +139,13 @@ class Kind(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-  """The ids, int32 [n], that one writer appended; nothing else stores them.
+  """The ids that one writer appended; nothing else stores them.
 
-  `logprobs`, float32 [n], are POLICY's under the distribution that each id was drawn from.
+  Attributes:
+    kind: who wrote them.
+    ids: int32 [n].
+    logprobs: float32 [n] for POLICY, from the very distribution each id was drawn from
+      (temperature included); None otherwise.
   """
 
   kind: Kind
@@ -144,10 +155,13 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-  """A stretch of one POLICY segment that the protocol names, made when its tokens were.
+  """A named stretch of one POLICY segment, made when its tokens were.
 
-  `segment` is an index in the context; `start`, `stop` are a range of its bytes, and its ids from
-  `first` up to `last` hold a byte of it.
+  Attributes:
+    name: 'think', 'query', 'answer', …; the protocol names them.
+    segment: index of the segment in its context.
+    start, stop: byte range within the segment's bytes.
+    first, last: the segment's ids from `first` up to `last` hold a byte of that range.
   """
 
   name: str
@@ -183,7 +197,8 @@ class Turn:
 class Context:
   """One sequence that the model was fed, with the turns and spans found in it.
 
-  `owners` are the `row_id`s of what sampled its POLICY segments: a tree's rollouts share some.
+  `owners` are the `row_id`s of the rows that sampled its POLICY segments: the rollouts of a tree
+  share their first ones.
   """
 
   segments: tuple[Segment, ...]
@@ -235,7 +250,7 @@ class Status(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-  """One rollout of one question.
+  """One rollout of one question: what was fed, what was searched, how it ended.
 
   Attributes:
     task, status: what was asked for, and why it ended.
@@ -263,38 +278,12 @@ class Trajectory:
 class Response:
   """What a reward may read: the response, never the prompt.
 
-  `parts` are (kind, text) of each POLICY and OBSERVATION segment, in order.
+  Attributes:
+    parts: (kind, text) of each POLICY and OBSERVATION segment, in order.
+    status: why the trajectory ended.
+    turns: its searches.
   """
 
   parts: tuple[tuple[Kind, str], ...]
   status: Status
   turns: tuple[Turn, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-  """What every host knows of every trajectory of the step, small enough to be gathered.
-
-  Attributes:
-    position, sample: `Task.position` and `Task.sample`; they name the trajectory in its step.
-    rewards: named numbers; `reward` is the one that is trained on. Empty when `is_infra`.
-    status: why it ended.
-    segments, owners: ids in each POLICY segment, and `Context.owners`.
-    searches, length: turns, and ids of all contexts together.
-    host: process that made it; a group never spans hosts.
-  """
-
-  position: int
-  sample: int
-  rewards: Mapping[str, float]
-  status: Status
-  segments: tuple[int, ...]
-  owners: tuple[int, ...]
-  searches: int
-  length: int
-  host: int = 0
-
-  @property
-  def is_infra(self) -> bool:
-    """Lost to the infrastructure: in no mean, no spread and no denominator."""
-    return self.status is Status.INFRA

@@ -12,6 +12,7 @@ from jaxsearch import config, sharding
 from jaxsearch.models import decoder
 from jaxsearch.retrieval.pool import Pool
 from jaxsearch.rollout import sync
+from jaxsearch.rollout.actor import Actor
 from jaxsearch.types import Question, UserError
 
 RIGHT = [b'<think>a</think>', b'<answer>\\boxed{birch}</answer>', policies.EOS]
@@ -99,3 +100,11 @@ def test_a_tensor_size_that_does_not_divide_the_host_is_refused():
   mesh = sharding.make_mesh(config.Mesh())
   with pytest.raises(UserError, match='mesh.sample_tensor=3 does not divide the 1 devices'):
     sync.sampling_mesh(mesh, 3)
+
+
+def test_a_span_that_the_protocol_does_not_know_is_refused(tmp_path):
+  tokenizer, size, _ = policies.random_policy(tmp_path)
+  settings = config.Config(rollout=config.Rollout(**policies.ROLLOUT))
+  settings.algo.untrained_span = 'quary'
+  with pytest.raises(UserError, match="untrained_span is 'quary'.* Did you mean 'query'"):
+    Actor(settings, size, tokenizer, sharding.make_mesh(config.Mesh()))

@@ -1,5 +1,6 @@
 """Advantages against numbers worked by hand."""
 
+import dataclasses
 import inspect
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 
 from jaxsearch import plugins
 from jaxsearch.algo import advantages
-from jaxsearch.types import Status, Summary
+from jaxsearch.algo.summary import Summary
+from jaxsearch.types import Status, UserError
 
 
 def summary(position, sample, reward, *, is_infra=False, policy_tokens=3, searches=1, host=0):
-  rewards = {} if is_infra else {'reward': reward, 'em': 9.0}
+  rewards = {} if is_infra else {'reward': reward, 'em': 9.0, 'turn/0': reward}
   status = Status.INFRA if is_infra else Status.EOS
   return Summary(position, sample, rewards, status, (policy_tokens,), (sample,), searches, 20, host)
 
@@ -111,6 +113,12 @@ def test_tree_zscore_by_hand():
   expected = [(-1, -1, -1), (0.5, 0.5, 0), (0.5, 0.5, 1)]
   for values, numbers in zip(found, expected, strict=True):
     np.testing.assert_allclose(values, numbers, atol=1e-5)
+
+
+def test_turn_returns_needs_a_reward_that_knows_turns():
+  batch = [dataclasses.replace(summary(0, i, 0.5), rewards={'reward': 0.5}) for i in range(2)]
+  with pytest.raises(UserError, match='says nothing of turns'):
+    advantages.turn_returns(batch, rng())
 
 
 BASELINES = (

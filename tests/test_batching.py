@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxsearch import batching, config
+from jaxsearch.algo.summary import Summary
 from jaxsearch.types import (
   Context,
   Kind,
@@ -14,7 +15,6 @@ from jaxsearch.types import (
   Segment,
   Span,
   Status,
-  Summary,
   Task,
   Trajectory,
   UserError,

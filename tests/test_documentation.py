@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxsearch import cli, config, plugins, types
+from jaxsearch.algo.summary import Summary
 from jaxsearch.protocols import research
 from jaxsearch.retrieval.backends import bm25
 from jaxsearch.text import tokenizer as tokenizer_lib
@@ -92,9 +93,7 @@ def test_the_backend_example(tmp_path):
 def _summaries(rewards):
   status = lambda r: types.Status.INFRA if r < 0 else types.Status.EOS
   return [
-    types.Summary(
-      0, i, {'reward': r, 'format': r} if r >= 0 else {}, status(r), (2,), (i,), 1, length=9
-    )
+    Summary(0, i, {'reward': r, 'format': r} if r >= 0 else {}, status(r), (2,), (i,), 1, length=9)
     for i, r in enumerate(rewards)
   ]
 

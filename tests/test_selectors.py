@@ -5,7 +5,8 @@ import inspect
 import pytest
 
 from jaxsearch.algo import selectors
-from jaxsearch.types import Status, Summary
+from jaxsearch.algo.summary import Summary
+from jaxsearch.types import Status
 
 
 def summary(position, sample, *, status=Status.EOS, searches=1, reward=0.5):

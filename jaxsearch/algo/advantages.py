@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxsearch.types import Summary
+from jaxsearch.algo.summary import Summary
+from jaxsearch.types import UserError
 
 _EPSILON = 1e-6
 # Of Stratified GRPO; the paper's value is not published.
@@ -85,6 +86,12 @@ def turn_returns(summaries: Sequence[Summary], rng: np.random.Generator) -> list
   """
   del rng
   found = [np.zeros(len(s.segments)) for s in summaries]
+  kept = [s for s in summaries if not s.is_infra]
+  if kept and not any(name.startswith('turn/') for s in kept for name in s.rewards):
+    raise UserError(
+      'algo.advantage is turn_returns, but the reward says nothing of turns. Choose a reward.name '
+      'that does, such as igpo, or another estimator.'
+    )
   for members in _groups(summaries):
     returns = {i: _returns(summaries[i]) for i in members}
     for turn in range(max(len(values) for values in returns.values())):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxsearch.types import Status, Summary
+from jaxsearch.algo.summary import Summary
+from jaxsearch.types import Status
 
 _CAPS = (Status.TURN_CAP, Status.POLICY_TOKEN_CAP, Status.CONTEXT_CAP)
 

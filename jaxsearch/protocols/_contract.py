@@ -46,12 +46,15 @@ class Protocol(typing.Protocol):
   """How the policy is asked, when it pauses, and where its answer stands.
 
   Attributes:
-    stops: strings at which a policy segment ends; the end-of-text ids always stop besides.
+    stops: strings at which a policy segment ends; the end-of-text ids always stop besides. Empty:
+      the policy is never interrupted and writes itself what a search would find.
     tags: name -> (opening, closing), for colouring a trajectory.
+    span_names: names that `spans` may give.
   """
 
   stops: tuple[str, ...]
   tags: Mapping[str, tuple[str, str]]
+  span_names: tuple[str, ...]
 
   def prompt_ids(self, question: Question) -> np.ndarray:
     """int32 [n]: what the model is fed before its first own token."""

@@ -19,16 +19,14 @@ wording of the prompt is our own.
 
 from __future__ import annotations
 
-import dataclasses
+import re
 from collections.abc import Mapping
 from typing import ClassVar
-
-import numpy as np
 
 from jaxsearch import config
 from jaxsearch.protocols import _contract, _prompts, _tags
 from jaxsearch.text.tokenizer import Tokenizer
-from jaxsearch.types import Question, Response, SearchResult, Status
+from jaxsearch.types import Response, SearchResult, Status
 
 _QUERY = ('<|begin_of_query|>', '<|end_of_query|>')
 _DOCUMENTS = ('<|begin_of_documents|>', '<|end_of_documents|>')
@@ -39,10 +37,6 @@ _INSTRUCTIONS = (
   f'{_QUERY[0]} and {_QUERY[1]}, for one fact at a time, and is shown documents between '
   f'{_DOCUMENTS[0]} and {_DOCUMENTS[1]}.'
 )
-_SPANS = {
-  'query': _tags.innermost(*_QUERY),
-  'answer': _tags.between('<answer>', '</answer>'),
-}
 
 
 def open(config: config.Protocol, tokenizer: Tokenizer) -> R1Searcher:
@@ -53,11 +47,8 @@ def open(config: config.Protocol, tokenizer: Tokenizer) -> R1Searcher:
   )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class R1Searcher:
+class R1Searcher(_tags.Tagged):
   """See `_contract.Protocol`."""
-
-  prompt: _prompts.Prompt
 
   stops: ClassVar[tuple[str, ...]] = (_QUERY[1],)
   tags: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -66,10 +57,11 @@ class R1Searcher:
     'documents': _DOCUMENTS,
     'answer': ('<answer>', '</answer>'),
   }
-
-  def prompt_ids(self, question: Question) -> np.ndarray:
-    """int32 [n]."""
-    return self.prompt.ids(question)
+  patterns: ClassVar[Mapping[str, re.Pattern[bytes]]] = {
+    'query': _tags.innermost(*_QUERY),
+    'answer': _tags.between('<answer>', '</answer>'),
+  }
+  observed: ClassVar[str] = ''
 
   def at_pause(self, segment: bytes, stop: str | None) -> _contract.Search | _contract.Finish:
     """A search, without double quotes and with single spaces; an empty one ends the trajectory."""
@@ -77,7 +69,7 @@ class R1Searcher:
       return _contract.Finish(Status.POLICY_TOKEN_CAP)
     if stop not in self.stops:
       return _contract.Finish(Status.EOS)
-    search = _tags.search(segment, stop, _SPANS['query'])
+    search = _tags.search(segment, stop, self.patterns['query'])
     queries = tuple(' '.join(query.replace('"', '').split()) for query in search.queries)
     if not any(queries):
       return _contract.Finish(Status.ABORTED)
@@ -89,18 +81,9 @@ class R1Searcher:
     lines = (f'({n}){d.title}\n{d.text}' for n, d in enumerate(documents, start=1))
     return f'\n\n{_DOCUMENTS[0]}\n{chr(10).join(lines) or "None"}\n{_DOCUMENTS[1]}\n\n'
 
-  def spans(self, segment: bytes) -> tuple[tuple[str, int, int], ...]:
-    """Contents of the closed query and answer pairs."""
-    return _tags.spans(segment, _SPANS)
-
-  def answer(self, response: Response) -> str | None:
-    """Contents of the last closed answer pair, well-formed response or not."""
-    said = _tags.last(_policy_text(response), '<answer>', '</answer>')
-    return None if said is None else said.strip()
-
   def is_well_formed(self, response: Response) -> bool:
     """One </think> and no <think>, one answer pair, queries closed, no invented documents."""
-    text = _policy_text(response)
+    text = self.read(response)
     counts = [text.count(tag) for tag in ('<think>', '</think>', '<answer>', '</answer>')]
     has_markers = any(marker in text for marker in _DOCUMENTS)
     return (
@@ -112,7 +95,3 @@ class R1Searcher:
     if 'search' in step:
       return f' {step["think"]} {_QUERY[0]} {step["search"]} {_QUERY[1]}'
     return f' {step["think"]} </think>\n<answer> {step["answer"]} </answer>'
-
-
-def _policy_text(response: Response) -> str:
-  return _tags.policy_text(response, '')

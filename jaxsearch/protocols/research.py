@@ -19,16 +19,14 @@ wrote, every observation standing there as an empty result pair: tags in a docum
 
 from __future__ import annotations
 
-import dataclasses
+import re
 from collections.abc import Mapping
 from typing import ClassVar
-
-import numpy as np
 
 from jaxsearch import config
 from jaxsearch.protocols import _contract, _prompts, _tags
 from jaxsearch.text.tokenizer import Tokenizer
-from jaxsearch.types import Outcome, Question, Response, SearchResult, Status
+from jaxsearch.types import Outcome, Response, SearchResult, Status
 
 _INSTRUCTIONS = (
   'The assistant answers the question of the user. It thinks first, between <think> and </think>. '
@@ -38,11 +36,6 @@ _INSTRUCTIONS = (
   '<answer> and </answer>, that is: <answer> \\boxed{...} </answer>'
 )
 _BASE_PROMPT = _INSTRUCTIONS + '\nUser: {question}\nAssistant:'
-_SPANS = {
-  'think': _tags.between('<think>', '</think>'),
-  'query': _tags.innermost('<search>', '</search>'),
-  'answer': _tags.between('<answer>', '</answer>'),
-}
 
 
 def open(config: config.Protocol, tokenizer: Tokenizer) -> Research:
@@ -50,11 +43,8 @@ def open(config: config.Protocol, tokenizer: Tokenizer) -> Research:
   return Research(_prompts.make(config, tokenizer, base=_BASE_PROMPT, instruct=_INSTRUCTIONS))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Research:
+class Research(_tags.Tagged):
   """See `_contract.Protocol`."""
-
-  prompt: _prompts.Prompt
 
   stops: ClassVar[tuple[str, ...]] = ('</search>',)
   tags: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -63,10 +53,12 @@ class Research:
     'result': ('<result>', '</result>'),
     'answer': ('<answer>', '</answer>'),
   }
-
-  def prompt_ids(self, question: Question) -> np.ndarray:
-    """int32 [n]."""
-    return self.prompt.ids(question)
+  patterns: ClassVar[Mapping[str, re.Pattern[bytes]]] = {
+    'think': _tags.between('<think>', '</think>'),
+    'query': _tags.innermost('<search>', '</search>'),
+    'answer': _tags.between('<answer>', '</answer>'),
+  }
+  observed: ClassVar[str] = '<result></result>'
 
   def at_pause(self, segment: bytes, stop: str | None) -> _contract.Search | _contract.Finish:
     """The query is what stands between the last <search> and the </search> that stopped."""
@@ -74,7 +66,7 @@ class Research:
       return _contract.Finish(Status.POLICY_TOKEN_CAP)
     if stop not in self.stops:
       return _contract.Finish(Status.EOS)
-    return _tags.search(segment, stop, _SPANS['query'])
+    return _tags.search(segment, stop, self.patterns['query'])
 
   def observation(self, result: SearchResult, shown: int) -> str:
     """The result pair, closed whatever is shown; a line of notice where nothing was found."""
@@ -87,13 +79,9 @@ class Research:
       body = 'Nothing was found.'
     return f'\n<result>\n{body}\n</result>\n'
 
-  def spans(self, segment: bytes) -> tuple[tuple[str, int, int], ...]:
-    """Contents of the closed think, search (named query) and answer pairs."""
-    return _tags.spans(segment, _SPANS)
-
   def answer(self, response: Response) -> str | None:
     """Contents of the last box in the last closed answer pair, well-formed response or not."""
-    said = _tags.last(_policy_text(response), '<answer>', '</answer>')
+    said = self.said(response)
     return None if said is None else _last_box(said)
 
   def is_well_formed(self, response: Response) -> bool:
@@ -102,7 +90,7 @@ class Research:
     As many <think> as </think>, at least one; one <answer> … </answer> with a box in it; after
     each <search> the next </search>, <result> and </result> follow in this order.
     """
-    text = _policy_text(response)
+    text = self.read(response)
     thoughts = text.count('<think>')
     if not thoughts or text.count('</think>') != thoughts:
       return False
@@ -119,10 +107,6 @@ class Research:
     else:
       action = f'<answer> \\boxed{{ {step["answer"]} }} </answer>'
     return f'<think> {step["think"]} </think>\n{action}'
-
-
-def _policy_text(response: Response) -> str:
-  return _tags.policy_text(response, '<result></result>')
 
 
 def _searches_are_closed(text: str) -> bool:

@@ -21,17 +21,14 @@ tag is always closed. The wording of prompt and notice is our own.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
-
 from jaxsearch import config
 from jaxsearch.protocols import _contract, _prompts, _tags
 from jaxsearch.text.tokenizer import Tokenizer
-from jaxsearch.types import Outcome, Question, Response, SearchResult, Status
+from jaxsearch.types import Outcome, Response, SearchResult, Status
 
 _INSTRUCTIONS = (
   'Answer the question below. Whenever you learn something new, first reason about it between '
@@ -44,11 +41,6 @@ _NOTICE = (
   '\nThat was neither a search nor an answer. To search, I write the query between <search> and '
   '</search>. To answer, I write the answer between <answer> and </answer>. Once more.\n'
 )
-_SPANS = {
-  'think': _tags.between('<think>', '</think>'),
-  'query': _tags.innermost('<search>', '</search>'),
-  'answer': _tags.innermost('<answer>', '</answer>'),
-}
 _BLOCKS = re.compile(r'<(think|search|information|answer)>(.*?)</\1>', re.DOTALL)
 # What may follow a block.
 _ORDER = {
@@ -64,11 +56,8 @@ def open(config: config.Protocol, tokenizer: Tokenizer) -> SearchR1:
   return SearchR1(_prompts.make(config, tokenizer, base=_INSTRUCTIONS, instruct=_INSTRUCTIONS))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SearchR1:
+class SearchR1(_tags.Tagged):
   """See `_contract.Protocol`."""
-
-  prompt: _prompts.Prompt
 
   stops: ClassVar[tuple[str, ...]] = ('</search>', '</answer>')
   tags: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -77,19 +66,21 @@ class SearchR1:
     'information': ('<information>', '</information>'),
     'answer': ('<answer>', '</answer>'),
   }
-
-  def prompt_ids(self, question: Question) -> np.ndarray:
-    """int32 [n]."""
-    return self.prompt.ids(question)
+  patterns: ClassVar[Mapping[str, re.Pattern[bytes]]] = {
+    'think': _tags.between('<think>', '</think>'),
+    'query': _tags.innermost('<search>', '</search>'),
+    'answer': _tags.innermost('<answer>', '</answer>'),
+  }
+  observed: ClassVar[str] = '<information></information>'
 
   def at_pause(
     self, segment: bytes, stop: str | None
   ) -> _contract.Search | _contract.Finish | _contract.Notice:
     """A search, the end at an answer, a notice for anything else."""
     if stop == '</search>':
-      search = _tags.search(segment, stop, _SPANS['query'])
+      search = _tags.search(segment, stop, self.patterns['query'])
       return search if search.queries else _contract.Notice(_NOTICE)
-    if stop == '</answer>' and _SPANS['answer'].search(segment):
+    if stop == '</answer>' and self.patterns['answer'].search(segment):
       return _contract.Finish(Status.ANSWER)
     return _contract.Notice(_NOTICE)
 
@@ -100,21 +91,12 @@ class SearchR1:
     empty = 'No query was given.' if result.outcome is Outcome.BAD_QUERY else 'Nothing was found.'
     return f'\n\n<information>{chr(10).join(lines) or empty}</information>\n\n'
 
-  def spans(self, segment: bytes) -> tuple[tuple[str, int, int], ...]:
-    """Contents of the closed think, search (named query) and answer pairs."""
-    return _tags.spans(segment, _SPANS)
-
-  def answer(self, response: Response) -> str | None:
-    """Contents of the last closed answer pair, well-formed response or not."""
-    said = _tags.last(_policy_text(response), '<answer>', '</answer>')
-    return None if said is None else said.strip()
-
   def is_well_formed(self, response: Response) -> bool:
     """The format of Search-R1's later reward: blocks in order, nothing but space between them.
 
     think, then search and information and think any number of times, then answer, then the end.
     """
-    text, before, place = _policy_text(response), '', 0
+    text, before, place = self.read(response), '', 0
     for block in _BLOCKS.finditer(text):
       if text[place : block.start()].strip() or block[1] not in _ORDER.get(before, ()):
         return False
@@ -125,7 +107,3 @@ class SearchR1:
     """<think> and <search>, or <think> and <answer>: what the policy is to write."""
     name = 'search' if 'search' in step else 'answer'
     return f'<think> {step["think"]} </think>\n<{name}> {step[name]} </{name}>'
-
-
-def _policy_text(response: Response) -> str:
-  return _tags.policy_text(response, '<information></information>')

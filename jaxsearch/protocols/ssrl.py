@@ -17,17 +17,14 @@ at most eight thoughts.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
-
 from jaxsearch import config
 from jaxsearch.protocols import _contract, _prompts, _tags
 from jaxsearch.text.tokenizer import Tokenizer
-from jaxsearch.types import Question, Response, SearchResult, Status
+from jaxsearch.types import Response, SearchResult, Status
 
 _INSTRUCTIONS = (
   'Answer the question below. First reason about it between <think> and </think>. If you need a '
@@ -36,9 +33,6 @@ _INSTRUCTIONS = (
   'nothing but the answer, between <answer> and </answer>.\nQuestion: {question}\n'
 )
 _NAMES = ('think', 'search', 'information', 'answer')
-_SPANS = {
-  {'search': 'query'}.get(name, name): _tags.between(f'<{name}>', f'</{name}>') for name in _NAMES
-}
 _TAG = re.compile(r'</?(\w+)>')
 _BLOCK = re.compile(r'\s*<(\w+)>(.*?)</\1>\s*', re.DOTALL)
 _PLACEHOLDERS = ('your query', 'your thoughts', 'your answer', 'your information')
@@ -50,18 +44,15 @@ def open(config: config.Protocol, tokenizer: Tokenizer) -> Ssrl:
   return Ssrl(_prompts.make(config, tokenizer, base=_INSTRUCTIONS, instruct=_INSTRUCTIONS))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Ssrl:
+class Ssrl(_tags.Tagged):
   """See `_contract.Protocol`."""
-
-  prompt: _prompts.Prompt
 
   stops: ClassVar[tuple[str, ...]] = ()
   tags: ClassVar[Mapping[str, tuple[str, str]]] = {n: (f'<{n}>', f'</{n}>') for n in _NAMES}
-
-  def prompt_ids(self, question: Question) -> np.ndarray:
-    """int32 [n]."""
-    return self.prompt.ids(question)
+  patterns: ClassVar[Mapping[str, re.Pattern[bytes]]] = {
+    {'search': 'query'}.get(n, n): _tags.between(f'<{n}>', f'</{n}>') for n in _NAMES
+  }
+  observed: ClassVar[str] = ''
 
   def at_pause(self, segment: bytes, stop: str | None) -> _contract.Finish:
     """The end, at the end of text or of the turn's tokens."""
@@ -74,18 +65,9 @@ class Ssrl:
     said = ' '.join(d.text for d in documents) or 'Nothing comes to mind.'
     return f'\n<information> {said} </information>\n'
 
-  def spans(self, segment: bytes) -> tuple[tuple[str, int, int], ...]:
-    """Contents of the closed pairs; that of a search is named query."""
-    return _tags.spans(segment, _SPANS)
-
-  def answer(self, response: Response) -> str | None:
-    """Contents of the last closed answer pair, well-formed response or not."""
-    said = _tags.last(_tags.policy_text(response, ''), '<answer>', '</answer>')
-    return None if said is None else said.strip()
-
   def is_well_formed(self, response: Response) -> bool:
     """See the head of this file."""
-    text = _tags.policy_text(response, '').strip()
+    text = self.read(response).strip()
     blocks = [match.groups() for match in _BLOCK.finditer(text)]
     names = [name for name, _ in blocks]
     searches = [i for i, name in enumerate(names) if name == 'search']

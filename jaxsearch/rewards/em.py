@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from jaxsearch.protocols._contract import Protocol
-from jaxsearch.rewards._judge import judge
-from jaxsearch.types import Question, Response
+from jaxsearch.rewards._judge import Judgement, one_by_one
 
 
-def reward(
-  question: Question, responses: Sequence[Response], protocol: Protocol
-) -> list[dict[str, float]]:
-  """Scores all rollouts of one question."""
-  judged = [judge(question, response, protocol) for response in responses]
-  return [j.named(j.em) for j in judged]
+@one_by_one
+def reward(judged: Judgement) -> float:
+  """1 or 0."""
+  return judged.em

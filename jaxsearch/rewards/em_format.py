@@ -11,24 +11,14 @@ together, so that a rollout without an answer is paid for the example in its pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from jaxsearch.protocols._contract import Protocol
-from jaxsearch.rewards._judge import judge
-from jaxsearch.types import Question, Response
+from jaxsearch.rewards._judge import Judgement, one_by_one
 
 
-def reward(
-  question: Question, responses: Sequence[Response], protocol: Protocol
-) -> list[dict[str, float]]:
-  """Scores all rollouts of one question."""
-  return [_score(question, response, protocol) for response in responses]
-
-
-def _score(question: Question, response: Response, protocol: Protocol) -> dict[str, float]:
-  judged = judge(question, response, protocol)
+@one_by_one
+def reward(judged: Judgement) -> float:
+  """See the table above."""
   if judged.answer is None:
-    return judged.named(0.0)
+    return 0.0
   if judged.em:
-    return judged.named(1.0 if judged.is_well_formed else 0.8)
-  return judged.named(0.2 if judged.is_well_formed else 0.1)
+    return 1.0 if judged.is_well_formed else 0.8
+  return 0.2 if judged.is_well_formed else 0.1

@@ -6,21 +6,10 @@ policy learns to call the retriever. `r1_searcher_stage1_llama` is what the rele
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from jaxsearch.protocols._contract import Protocol
-from jaxsearch.rewards._judge import judge
-from jaxsearch.types import Question, Response
+from jaxsearch.rewards._judge import Judgement, one_by_one
 
 
-def reward(
-  question: Question, responses: Sequence[Response], protocol: Protocol
-) -> list[dict[str, float]]:
-  """Scores all rollouts of one question."""
-  return [_score(question, response, protocol) for response in responses]
-
-
-def _score(question: Question, response: Response, protocol: Protocol) -> dict[str, float]:
-  judged = judge(question, response, protocol)
-  has_searched = any(turn.queries for turn in response.turns)
-  return judged.named(0.5 * has_searched + 0.5 * judged.is_well_formed)
+@one_by_one
+def reward(judged: Judgement) -> float:
+  """0, 0.5 or 1."""
+  return 0.5 * judged.has_searched + 0.5 * judged.is_well_formed

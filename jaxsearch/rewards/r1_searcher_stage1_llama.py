@@ -10,24 +10,12 @@ So the answer does count, unlike in the paper. From -1 to 2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from jaxsearch.protocols._contract import Protocol
-from jaxsearch.rewards._judge import judge
+from jaxsearch.rewards._judge import Judgement, one_by_one
 from jaxsearch.text import answers
-from jaxsearch.types import Question, Response
 
 
-def reward(
-  question: Question, responses: Sequence[Response], protocol: Protocol
-) -> list[dict[str, float]]:
-  """Scores all rollouts of one question."""
-  return [_score(question, response, protocol) for response in responses]
-
-
-def _score(question: Question, response: Response, protocol: Protocol) -> dict[str, float]:
-  judged = judge(question, response, protocol)
-  has_searched = any(turn.queries for turn in response.turns)
-  covered = answers.bag_match(judged.answer, question.golden_answers)
-  value = (1.0 if covered else -1.0) + 0.5 * has_searched + 0.5 * judged.is_well_formed
-  return judged.named(value)
+@one_by_one
+def reward(judged: Judgement) -> float:
+  """-1 to 2."""
+  covered = answers.bag_match(judged.answer, judged.question.golden_answers)
+  return (1.0 if covered else -1.0) + 0.5 * judged.has_searched + 0.5 * judged.is_well_formed

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from jaxsearch.protocols._contract import Protocol
-from jaxsearch.rewards._judge import judge
-from jaxsearch.types import Question, Response
+from jaxsearch.rewards._judge import Judgement, one_by_one
 
 
-def reward(
-  question: Question, responses: Sequence[Response], protocol: Protocol
-) -> list[dict[str, float]]:
-  """Scores all rollouts of one question."""
-  return [_score(question, response, protocol) for response in responses]
-
-
-def _score(question: Question, response: Response, protocol: Protocol) -> dict[str, float]:
-  judged = judge(question, response, protocol)
-  return judged.named(judged.f1 - (0.0 if judged.is_well_formed else 2.0))
+@one_by_one
+def reward(judged: Judgement) -> float:
+  """-2 to 1."""
+  return judged.f1 - (0.0 if judged.is_well_formed else 2.0)

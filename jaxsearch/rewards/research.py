@@ -17,27 +17,15 @@ measures look at the answer even where a gate fails, so that they say what the p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from jaxsearch.protocols._contract import Protocol
-from jaxsearch.rewards._judge import judge
-from jaxsearch.types import Question, Response, Status
+from jaxsearch.rewards._judge import Judgement, one_by_one
+from jaxsearch.types import Status
 
 _FLOOR = 0.1
 
 
-def reward(
-  question: Question, responses: Sequence[Response], protocol: Protocol
-) -> list[dict[str, float]]:
-  """Scores all rollouts of one question; `reward` is the number that is trained on.
-
-  A rollout that the infrastructure broke off scores 0 throughout.
-  """
-  return [_score(question, response, protocol) for response in responses]
-
-
-def _score(question: Question, response: Response, protocol: Protocol) -> dict[str, float]:
-  judged = judge(question, response, protocol)
-  is_ended = response.status is Status.EOS
+@one_by_one
+def reward(judged: Judgement) -> float:
+  """0 to 1; a rollout that the infrastructure broke off scores 0 throughout."""
+  is_ended = judged.response.status is Status.EOS
   passes = judged.is_well_formed and is_ended and judged.answer is not None
-  return judged.named((judged.f1 or _FLOOR) if passes else 0.0)
+  return (judged.f1 or _FLOOR) if passes else 0.0

@@ -9,24 +9,15 @@ thought more than searches, as the released code has it.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
 
-from jaxsearch.protocols._contract import Protocol
-from jaxsearch.rewards._judge import judge
-from jaxsearch.types import Kind, Question, Response
+from jaxsearch.rewards._judge import Judgement, one_by_one
 
 
-def reward(
-  question: Question, responses: Sequence[Response], protocol: Protocol
-) -> list[dict[str, float]]:
-  """Scores all rollouts of one question."""
-  return [_score(question, response, protocol) for response in responses]
-
-
-def _score(question: Question, response: Response, protocol: Protocol) -> dict[str, float]:
-  judged = judge(question, response, protocol)
-  written = [text.encode() for kind, text in response.parts if kind is Kind.POLICY]
-  spans = collections.Counter(name for data in written for name, *_ in protocol.spans(data))
+@one_by_one
+def reward(judged: Judgement) -> float:
+  """0 to 1."""
+  found = judged.protocol.spans(judged.written.encode())
+  spans = collections.Counter(name for name, *_ in found)
   thoughts, wanted = spans['think'], spans['query'] + 1
   form = min(thoughts / 2, 1.0) * min(thoughts, wanted) / max(thoughts, wanted)
-  return judged.named(0.9 * judged.em + 0.1 * form * judged.is_well_formed)
+  return 0.9 * judged.em + 0.1 * form * judged.is_well_formed

@@ -23,7 +23,7 @@ from jaxsearch.rollout.scorer import Scorer
 from jaxsearch.rollout.sync import WeightSync, sampling_mesh
 from jaxsearch.text import stops as stops_lib
 from jaxsearch.text.tokenizer import Tokenizer
-from jaxsearch.types import Task, Trajectory
+from jaxsearch.types import Task, Trajectory, UserError
 
 # Tokens that a reward may force behind a full context.
 _FORCED = 256
@@ -44,6 +44,7 @@ class Actor:
     dtype = jnp.dtype(config.policy.dtype)
     self.tokenizer = tokenizer
     self.protocol = plugins.load('protocols', config.protocol.name).open(config.protocol, tokenizer)
+    _check_span(config.algo.untrained_span, self.protocol.span_names)
     stops = stops_lib.compile(self.protocol.stops, tokenizer)
     self._sync = WeightSync(size, training_mesh, mesh, dtype)
     self._reward = plugins.load('rewards', config.reward.name).reward
@@ -122,3 +123,11 @@ class Actor:
       for (i, _), logprobs in zip(asked, scored, strict=True):
         answers[i].append(logprobs)
     return [rows[i] for i in range(len(groups))]
+
+
+def _check_span(name: str, known: Sequence[str]) -> None:
+  if name and name not in known:
+    raise UserError(
+      f'algo.untrained_span is {name!r}; allowed with this protocol: {", ".join(known)}.'
+      f'{plugins.nearest(name, known)}'
+    )

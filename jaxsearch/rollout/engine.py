@@ -80,13 +80,13 @@ class Engine:
     self.replicas = mesh.shape['replica']
     self.slots = rollout.slots * self.replicas
     self.chunk = rollout.extend_tokens
-    self.context = rollout.context_tokens + spare
+    self.room = rollout.context_tokens + spare
     self.lanes = rollout.extend_rows
     self._local_slots = rollout.slots
     self._mesh = mesh
     self._split = NamedSharding(mesh, PartitionSpec('replica'))
     # Room for a whole chunk behind the last token, so that no window is ever clamped.
-    time = self.context + rollout.extend_tokens
+    time = self.room + rollout.extend_tokens
     programs = Programs(size, stops.first_accept, rollout.decode_steps, dtype)
     table = stops_lib.widen(stops, size.vocab).table
     self._table = jax.device_put(table, NamedSharding(mesh, PartitionSpec()))

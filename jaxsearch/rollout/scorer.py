@@ -80,10 +80,10 @@ class Scorer:
     prefix, forced = np.concatenate(kept), np.concatenate([lead, text])
     # Where the last chunk would start, whose whole width is written.
     start = len(prefix) - 1 + (len(forced) - 1) // self._engine.chunk * self._engine.chunk
-    if start > self._engine.context:
+    if start > self._engine.room:
       raise UserError(
         f'a reward asks for {len(forced)} tokens behind {len(prefix)}, but the cache has room for '
-        f'{self._engine.context}. Shorten what is asked for, such as the longest accepted answers.'
+        f'{self._engine.room}. Shorten what is asked for, such as the longest accepted answers.'
       )
     return _Target(place, prefix, forced, len(lead))
 
