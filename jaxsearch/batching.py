@@ -127,30 +127,29 @@ def updates(
   needs_all = bool(algo.kl_coef or algo.entropy_coef or algo.whiten)
   own = iter(done)
   trajectories = [next(own) if s.host == place.host else None for s in summaries]
-  turns = _turns(summaries, algo.updates_per_batch)
   trainers = _trainers(summaries, advantages)
-  cut = []
-  for number in range(algo.updates_per_batch):
-    parts = []
-    for is_trained in (True, False):
-      lengths: list[list[int]] = [[] for _ in range(place.hosts)]
-      rows = []
-      for i, (summary, values, trajectory, turn) in enumerate(
-        zip(summaries, advantages, trajectories, turns)
-      ):
-        if turn != number or summary.is_infra or values is None:
-          continue
-        if (needs_all or bool(np.any(values))) != is_trained:
-          continue
-        lengths[summary.host].append(summary.length)
-        if trajectory is not None:
-          own = [trainers[path] == i for path in _paths(summary)]
-          rows.append(_row(trajectory, values, algo, own))
-      cuts = plan(lengths, config.learner, place.shards)
-      members = [[rows[i] for i in c.members[place.host]] for c in cuts]
-      parts.append([pack(m, c.bucket, c.rows) for m, c in zip(members, cuts)])
-    cut.append(Update(*parts))
-  return cut
+  # Which update a rollout belongs to, and whether to its trained part; None: to none.
+  parts = [
+    None if s.is_infra or values is None else (turn, needs_all or bool(np.any(values)))
+    for s, values, turn in zip(summaries, advantages, _turns(summaries, algo.updates_per_batch))
+  ]
+
+  def batches(number: int, is_trained: bool) -> list[Batch]:
+    chosen = [i for i, part in enumerate(parts) if part == (number, is_trained)]
+    lengths: list[list[int]] = [[] for _ in range(place.hosts)]
+    for i in chosen:
+      lengths[summaries[i].host].append(summaries[i].length)
+    rows = [
+      _row(trajectories[i], advantages[i], algo, [trainers[p] == i for p in _paths(summaries[i])])
+      for i in chosen
+      if trajectories[i] is not None
+    ]
+    return [
+      pack([rows[j] for j in cut.members[place.host]], cut.bucket, cut.rows)
+      for cut in plan(lengths, config.learner, place.shards)
+    ]
+
+  return [Update(batches(n, True), batches(n, False)) for n in range(algo.updates_per_batch)]
 
 
 def _paths(summary: Summary) -> list[tuple[int, ...]]:
