@@ -3,16 +3,18 @@
   bash launch/quickstart.sh
 
 World, index, warm start, evaluation, training, evaluation, report; README.md has the measured time
-and scores. The argument after the colon is the size (default or ci) and the run directory.
+and scores. The argument after the colon is the size, the run directory and, for what is trained
+beside a finished quick start, a run directory of its own. Sizes are those of the world: default;
+ci, far smaller; hard and hard-ci, on which `jaxsearch bench recipes` compares methods.
 """
 
 from jaxsearch import config
 
 
 def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
-  size, run = arguments.split(',')
-  world, ci = f'{run}/world', size == 'ci'
-  c = config.Config(run_dir=run)
+  size, run, out = (*arguments.split(','), '')[:3]
+  world, ci = f'{run}/world', size.endswith('ci')
+  c = config.Config(run_dir=out or run)
   c.policy.path = f'{run}/warmstart/policy'
   # Small enough for unrolled layers and kept activations: twice as fast on CPU.
   c.policy.scan = c.policy.remat = False
@@ -59,4 +61,23 @@ def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
       name='muon', learning_rate=5e-3, warmup_steps=10 if ci else 30, decay_steps=430, b2=0.98
     ),
   )
+  if size.startswith('hard'):
+    _harden(c, ci)
   return c
+
+
+def _harden(c: config.Config, ci: bool) -> None:
+  # A fifth page still fits; answers without a search are short.
+  c.rollout.context_tokens, c.rollout.policy_tokens = 544, 320
+  c.learner.buckets = (96, 160, 256, 352, 544)
+  c.warmstart.steps, c.warmstart.optimizer.decay_steps = 20 if ci else 520, 490
+  # Methods are given as many tokens, not as many steps: how many those are differs between them,
+  # so nothing follows a schedule of steps.
+  c.algo.questions_per_step = 4 if ci else 8
+  c.optimizer.decay_steps = 0
+  c.schedule = config.Schedule(
+    steps=500,
+    generated_tokens=1500 if ci else 40_000,
+    eval_every=1 if ci else 5,
+    checkpoint_every=1 if ci else 5,
+  )

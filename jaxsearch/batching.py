@@ -82,6 +82,7 @@ def summarize(t: Trajectory, host: int) -> Summary:
     owners=tuple(owner for c in t.contexts for owner in c.owners),
     searches=len(t.turns),
     length=sum(c.length for c in t.contexts),
+    generated=t.generated,
     host=host,
   )
 

@@ -174,6 +174,28 @@ def load_policy(folder: str | pathlib.Path, mesh: Mesh | None) -> tuple[Any, Par
   return size, params, tokenizer_lib.load(folder)
 
 
+def load_reference(
+  config: config_lib.Config, params: Params, size: Any, mesh: Mesh
+) -> Params | None:
+  """The frozen policy that the KL is measured to: `policy.reference`, or the starting `params`.
+
+  Returns:
+    None if `algo.kl_coef` is 0.
+
+  Raises:
+    UserError: as `load_policy`, and if its size is not the policy's.
+  """
+  folder = config.policy.reference
+  if not config.algo.kl_coef or not folder:
+    return params if config.algo.kl_coef else None
+  found, reference, _ = load_policy(folder, mesh)
+  if found != size:
+    raise UserError(
+      f'policy.reference={folder!r} has size {found}, the policy {size}; they must be equal.'
+    )
+  return reference
+
+
 def _read_size(folder: pathlib.Path) -> tuple[Any, Any]:
   path = folder / 'size.json'
   try:

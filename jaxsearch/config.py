@@ -136,6 +136,7 @@ class Learner:
 @dataclasses.dataclass
 class Schedule:
   steps: int = 100  # Batches of rollouts; training ends after this many.
+  generated_tokens: int = 0  # Or once this many were sampled, whichever comes first; 0: no limit.
   eval_every: int = 10  # Steps between validations on dev; also before the first step.
   eval_questions: int = 0  # Dev questions used, the first ones; 0: all.
   checkpoint_every: int = 10  # Steps between checkpoints; also after the last step.

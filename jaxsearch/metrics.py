@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
-from jaxsearch.types import Kind, Outcome, Status, Trajectory, Turn, row_id
+from jaxsearch.algo.summary import Summary
+from jaxsearch.types import Kind, Outcome, Status, Trajectory, Turn
 
 _TERMINATIONS = {
   Status.TURN_CAP: 'turn_cap',
@@ -106,6 +107,21 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     | _episodes(trajectories, kept)
     | _lengths(kept)
   )
+
+
+def signal(summaries: Sequence[Summary], advantages: Sequence[Any]) -> dict[str, float]:
+  """Shares of rollouts that are trained with an advantage other than 0.
+
+  group/frac_with_signal: of all; group/frac_with_signal_all_wrong: of those whose question no
+  rollout answered exactly, where outcome rewards have least to say (0 if there are none).
+  """
+  right = {(s.host, s.position) for s in summaries if s.rewards.get('em', 0.0) > 0}
+  speaks = [a is not None and bool(np.any(a)) for a in advantages]
+  wrong = [x for s, x in zip(summaries, speaks) if (s.host, s.position) not in right]
+  return {
+    'group/frac_with_signal': _mean(speaks),
+    'group/frac_with_signal_all_wrong': _mean(wrong),
+  }
 
 
 def over_hosts(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -231,21 +247,10 @@ def _lengths(kept: Sequence[Trajectory]) -> dict[str, float]:
     metrics[f'length/{name}_mean'] = _mean(values)
     metrics[f'length/{name}_max'] = float(max(values, default=0))
   caps = (Status.POLICY_TOKEN_CAP, Status.CONTEXT_CAP)
-  metrics['length/generated_mean'] = _mean([_generated(t) for t in kept])
+  metrics['length/generated_mean'] = _mean([t.generated for t in kept])
   metrics['length/clip_ratio'] = _mean([t.status in caps for t in kept])
   metrics['length/observation_share'] = sum(observed) / max(sum(observed) + sum(policy), 1)
   return metrics
-
-
-def _generated(t: Trajectory) -> int:
-  """Ids that the rollout's own row sampled; in a tree its first ones may be another's."""
-  me = row_id(t.task.sample, t.attempt)
-  return sum(
-    len(segment.ids)
-    for c in t.contexts
-    for segment, owner in zip((s for s in c.segments if s.kind is Kind.POLICY), c.owners)
-    if owner == me
-  )
 
 
 def _is_answered(t: Trajectory) -> bool:

@@ -18,21 +18,21 @@ from jaxsearch.training_run import Run
 
 
 def train(config: config_lib.Config) -> None:
-  """Trains until `config.schedule.steps`; the same call again resumes.
+  """Trains until the schedule ends; the same call again resumes.
 
   Raises:
     UserError: for files, names and sizes that do not fit; when the infrastructure loses more than
       `schedule.infra_limit` of a step's rollouts.
   """
   with Run(config) as run:
-    for step in range(run.start, config.schedule.steps + 1):
-      clock, metrics = metrics_lib.Clock(), {}
+    for step in run.steps():
+      clock, metrics = metrics_lib.Clock(), run.progress.figures()
       run.load_weights(clock)
-      if run.evaluates(step):
+      if run.progress.evaluates(step):
         metrics |= run.evaluate(step, clock)
       if run.saves(step):
         run.save(step, metrics.get('val/em'), clock)
-      if step < config.schedule.steps:
+      if not run.progress.is_last(step):
         metrics |= _improve(run, step, clock)
       run.record(step, metrics | clock.seconds())
     run.export_best()
@@ -43,4 +43,4 @@ def _improve(run: Run, step: int, clock: metrics_lib.Clock) -> dict[str, Any]:
   trajectories, summaries = run.collect(step, clock)
   advantages = run.estimate(summaries, step)
   updates = run.batch(trajectories, summaries, advantages)
-  return run.figures(trajectories, advantages) | run.update(updates, clock)
+  return run.figures(trajectories, summaries, advantages) | run.update(updates, clock)

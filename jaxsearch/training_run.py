@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +23,7 @@ from jaxsearch.algo import advantages as advantages_lib
 from jaxsearch.algo import selectors as selectors_lib
 from jaxsearch.algo.summary import Summary
 from jaxsearch.learner import Learner
+from jaxsearch.progress import Progress
 from jaxsearch.retrieval.journal import Journal
 from jaxsearch.retrieval.pool import Pool
 from jaxsearch.rollout.actor import Actor
@@ -35,7 +36,8 @@ _MAY_DIFFER = ('run_dir', 'schedule.', 'mesh.', 'retrieval.workers', 'eval_retri
 class Run:
   """Opens everything that a run needs; what cannot be read is told before anything is written.
 
-  `start` is the first step to make: above 0 if the run resumes, above `schedule.steps` if done.
+  Attributes:
+    progress: how far it has come.
   """
 
   def __init__(self, config: config_lib.Config):
@@ -52,7 +54,7 @@ class Run:
     self._actor = Actor(config, self._size, self._tokenizer, self._mesh)
     self._advantages = plugins.function(advantages_lib, config.algo.advantage)
     self._selector = plugins.function(selectors_lib, config.algo.selector)
-    self._reference = self._open_reference(params)
+    self._reference = checkpoint.load_reference(config, params, self._size, self._mesh)
     self._folder = pathlib.Path(config.run_dir)
     with contextlib.ExitStack() as opened:
       host = self._folder / 'journal' / f'host{jax.process_index()}'
@@ -64,9 +66,10 @@ class Run:
       self._folder.mkdir(parents=True, exist_ok=True)
       self._checkpoints = checkpoint.RunCheckpoints(self._folder / 'checkpoints', config.schedule)
       opened.callback(self._checkpoints.close)
-      self._state, self.start, self._taken = self._restore(params)
+      self._state, self.progress, self._start = self._restore(params)
+      self._is_done = self._has_ended()
       self._writer = self._open_writer(opened)
-      if self.start <= config.schedule.steps:
+      if not self._is_done:
         self._warm_up()
       self._opened = opened.pop_all()
 
@@ -81,13 +84,13 @@ class Run:
   ) -> None:
     self._opened.close()
 
-  def evaluates(self, step: int) -> bool:
-    """Whether dev is scored before the update of `step`."""
-    return step % self._config.schedule.eval_every == 0 or step == self._config.schedule.steps
+  def steps(self) -> Iterator[int]:
+    """The steps that are left; none of a run that has ended."""
+    return iter(()) if self._is_done else self.progress.steps(self._start)
 
   def saves(self, step: int) -> bool:
     """Whether a checkpoint is made before the update of `step`: when due, or scored on dev."""
-    due = step % self._config.schedule.checkpoint_every == 0 or self.evaluates(step)
+    due = step % self._config.schedule.checkpoint_every == 0 or self.progress.evaluates(step)
     return due and step != self._checkpoints.latest
 
   def load_weights(self, clock: metrics_lib.Clock) -> None:
@@ -119,7 +122,7 @@ class Run:
   def save(self, step: int, dev_score: float | None, clock: metrics_lib.Clock) -> None:
     """Starts a checkpoint in the background; forgets answers that no resume asks for again."""
     with clock('checkpoint'):
-      meta = {'config': dataclasses.asdict(self._config), 'questions_taken': self._taken}
+      meta = {'config': dataclasses.asdict(self._config), 'progress': self.progress.meta()}
       before = self._checkpoints.latest
       self._checkpoints.save(step, self._state, meta, dev_score)
       if before is not None:  # It is committed now; the new one is not yet.
@@ -142,6 +145,7 @@ class Run:
       kept = zip(summaries, selectors_lib.if_unequal(summaries), strict=True)
       if len({(s.host, s.position) for s, is_kept in kept if is_kept}) >= wanted:
         break
+    self.progress.tokens += sum(s.generated for s in summaries)
     host = f'.host{self._place.host}' if self._place.hosts > 1 else ''
     records = [trajectories.record(t, self._tokenizer, self._actor.protocol) for t in done]
     trajectories.write(self._folder / 'trajectories' / f'train_{step}{host}.jsonl', records)
@@ -149,12 +153,12 @@ class Run:
 
   def take(self, step: int) -> list[Task]:
     """This host's next rollouts to make: its share of the next questions, a group of each."""
-    algo, progress = self._config.algo, step / self._config.schedule.steps
+    algo, share = self._config.algo, self.progress.share(step)
     hosts = {'host': self._place.host, 'hosts': self._place.hosts}
-    asked = self._source.take(self._taken, algo.questions_per_step, **hosts)
-    self._taken += algo.questions_per_step
+    asked = self._source.take(self.progress.questions, algo.questions_per_step, **hosts)
+    self.progress.questions += algo.questions_per_step
     samples = range(algo.group_size)
-    return [Task(q, place, sample, step, progress) for place, q in asked for sample in samples]
+    return [Task(q, place, sample, step, share) for place, q in asked for sample in samples]
 
   def rollout(self, tasks: Sequence[Task], clock: metrics_lib.Clock) -> list[Trajectory]:
     """Scored trajectories of this host, in the order of the tasks."""
@@ -218,18 +222,25 @@ class Run:
       )
       figures = []
       for update in updates:
-        microbatches = list(itertools.islice(trained, len(update.trained)))
-        self._state, found = self._learner.update(self._state, microbatches, update.counted)
+        batches = list(itertools.islice(trained, len(update.trained)))
+        self._state, found = self._learner.update(self._state, batches, update.counted)
         figures.append(found)
     return metrics_lib.over_updates(figures)
 
-  def figures(self, done: Sequence[Trajectory], advantages: Sequence[Any]) -> dict[str, float]:
+  def figures(
+    self,
+    done: Sequence[Trajectory],
+    summaries: Sequence[Summary],
+    advantages: Sequence[np.ndarray | None],
+  ) -> dict[str, float]:
     """Of every host's rollouts; a collective."""
     light = sharding.gather_records([trajectories.without_texts(t) for t in done])
     measured = sharding.gather_json(self._actor.measure() | self._pool.stats())
-    rollouts = metrics_lib.rollout_metrics([t for host in light for t in host])
-    signal = np.mean([a is not None and bool(np.any(a)) for a in advantages])
-    return rollouts | metrics_lib.over_hosts(measured) | {'group/frac_with_signal': float(signal)}
+    return (
+      metrics_lib.rollout_metrics([t for host in light for t in host])
+      | metrics_lib.over_hosts(measured)
+      | metrics_lib.signal(summaries, advantages)
+    )
 
   def record(self, step: int, figures: dict[str, Any]) -> None:
     """Writes the step down; host 0 speaks."""
@@ -250,24 +261,11 @@ class Run:
     if jax.process_index() == 0:
       print(f'best on dev: step {best}, written to {self._folder / "policy"}')
 
-  def _open_reference(self, params: Any) -> Any:
-    if not self._config.algo.kl_coef:
-      return None
-    if not self._config.policy.reference:
-      return params
-    size, reference, _ = checkpoint.load_policy(self._config.policy.reference, self._mesh)
-    if size != self._size:
-      raise UserError(
-        f'policy.reference={self._config.policy.reference!r} has size {size}, the policy '
-        f'{self._size}; they must be equal.'
-      )
-    return reference
-
-  def _restore(self, params: Any) -> tuple[Any, int, int]:
-    """The state to go on from, the first step to make, and the questions taken before it."""
+  def _restore(self, params: Any) -> tuple[Any, Progress, int]:
+    """The state to go on from, how far it has come, and the step that is next."""
     restored = self._checkpoints.restore_latest(self._learner.abstract_state())
     if restored is None:
-      return self._learner.init_state(params), 0, 0
+      return self._learner.init_state(params), Progress(self._config.schedule), 0
     state, meta = restored
     differing = fields.differences(meta['config'], self._config, _MAY_DIFFER)
     if differing:
@@ -275,10 +273,12 @@ class Run:
         f'{self._folder} holds a run of another configuration: {"; ".join(differing)}. Go on with '
         'the old values, or choose another run_dir.'
       )
-    algo, last = self._config.algo, self._config.schedule.steps
-    step = int(state.step) // algo.updates_per_batch
-    is_done = step == last and any(line['step'] == last for line in metrics_lib.read(self._folder))
-    return state, step + is_done, meta['questions_taken']
+    progress = Progress(self._config.schedule, **meta['progress'])
+    return state, progress, int(state.step) // self._config.algo.updates_per_batch
+
+  def _has_ended(self) -> bool:
+    written = (line['step'] for line in metrics_lib.read(self._folder))
+    return self.progress.is_last(self._start) and self._start in written
 
   def _open_writer(self, opened: contextlib.ExitStack) -> metrics_lib.MetricWriter | None:
     if jax.process_index() > 0:
@@ -287,7 +287,7 @@ class Run:
     partial = self._folder / 'config.json.partial'
     partial.write_text(text)
     os.replace(partial, self._folder / 'config.json')
-    writer = metrics_lib.MetricWriter(self._folder, self.start)
+    writer = metrics_lib.MetricWriter(self._folder, self._start + self._is_done)
     opened.callback(writer.close)
     return writer
 

@@ -270,6 +270,17 @@ class Trajectory:
     return tuple(turn for context in self.contexts for turn in context.turns)
 
   @property
+  def generated(self) -> int:
+    """Ids that its own row sampled; in a tree its first ones may be another's."""
+    me = row_id(self.task.sample, self.attempt)
+    counts = [
+      (owner, len(segment.ids))
+      for c in self.contexts
+      for owner, segment in zip(c.owners, (s for s in c.segments if s.kind is Kind.POLICY))
+    ]
+    return sum(n for owner, n in counts if owner == me)
+
+  @property
   def is_infra(self) -> bool:
     return self.status is Status.INFRA
 

@@ -36,6 +36,7 @@ _ZERO_OR_MORE = (
   'rollout.observation_tokens',
   'rollout.turn_tokens',
   'schedule.eval_questions',
+  'schedule.generated_tokens',
   'schedule.infra_limit',
   'seed',
   'warmstart.observation_weight',

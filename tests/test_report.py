@@ -56,7 +56,6 @@ def _write_run(folder, *, finished=True):
   for step in range(21):
     values = {'reward/mean': step / 20, 'reward/em/mean': step / 25, 'timing_s/gen': 2 + step % 3}
     values |= {'group/rollouts': 8.0, 'group/frac_with_signal': 0.5}
-    values |= {'length/generated_mean': 100.0, 'length/policy_tokens_mean': 125.0}
     values |= {'timing_s/update': 1.5, 'timing_s/step': 4.0, 'mismatch/logp_absdiff_max': 1e-6}
     if step % 10 == 0:
       values['val/em'] = step / 30
@@ -154,22 +153,3 @@ def test_a_run_without_evaluation_is_named(tmp_path):
   with pytest.raises(UserError, match='half'):
     report.bars({'half': str(folder)}, str(tmp_path / 'bars.png'))
   assert not (tmp_path / 'bars.png').exists()
-
-
-def test_recipes_stand_in_a_table_with_their_spread(tmp_path):
-  for name in 'abc':
-    _write_run(tmp_path / name)
-  summary = json.loads((tmp_path / 'b/eval_after/summary.json').read_text())
-  summary['em_by_hops']['3'] = 0.4
-  (tmp_path / 'b/eval_after/summary.json').write_text(json.dumps(summary))
-  named = [('plain', 'a'), ('plain', 'b'), ('dr_grpo', 'c')]
-  out = tmp_path / 'new' / 'RECIPES.md'
-  report.table([(name, str(tmp_path / folder)) for name, folder in named], str(out))
-  header, rule, plain, other = out.read_text().splitlines()
-  assert header.startswith('| recipe | seeds | EM, 1 to 3 hops |') and set(rule) == set('|-')
-  # 1 and (1 + 1 + 0.4) / 3 = 0.8: mean 0.9, spread 0.2 / sqrt(2).
-  assert plain.startswith('| plain | 2 | 0.90 ± 0.14 | 0.00 ± 0.00 | 3.00 ± 0.00 |')
-  assert other.startswith('| dr grpo | 1 | 1.00 | 0.00 | 3.00 | 0.000 | 0.50 | 17 k | 21 k |')
-  (tmp_path / 'empty').mkdir()
-  with pytest.raises(UserError, match='no eval_after/summary.json in x'):
-    report.table([('x', str(tmp_path / 'empty'))], str(out))

@@ -15,9 +15,10 @@ FILES = sorted(ROOT.rglob('*.py'))
 LAYERS = (
   'types config plugins fields validation',
   'questions world text protocols retrieval rewards algo models',
-  'sharding checkpoint metrics trajectories',
+  'sharding checkpoint metrics progress trajectories',
   'rollout batching learner',
   'trainer training_run warmstart evaluation report',
+  'bench',
   'cli __main__',
 )
 LAYER = {unit: i for i, units in enumerate(LAYERS) for unit in units.split()}

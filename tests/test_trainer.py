@@ -165,7 +165,7 @@ def test_lost_rollouts_train_nothing(tiny_folder):
     summaries = run.gather(done)
     advantages = run.estimate(summaries, 0)
     ((trained, counted),) = run.batch(done, summaries, advantages)
-    figures = run.figures(done, advantages)
+    figures = run.figures(done, summaries, advantages)
   rows = sum(int((np.asarray(b.lengths) > 0).sum()) for b in (*trained, *counted))
   assert rows == len(done) - len(lost)
   assert figures['episode/termination/infra'] == len(lost) / len(done)

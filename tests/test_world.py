@@ -1,6 +1,7 @@
 """The world claims: search is needed, search suffices, nothing is shared between the splits."""
 
 import collections
+import dataclasses
 import json
 import re
 import subprocess
@@ -13,21 +14,21 @@ from jaxsearch.text import tokenizer
 from jaxsearch.types import UserError
 from jaxsearch.world import ask, schema
 
-SMALL = {
-  'documents': 600,
-  'train_documents': 1500,
-  'demonstration_count': 400,
-  'train_per_hop': 60,
-  'dev_per_hop': 20,
-  'test_per_hop': 60,
-}
+SMALL = world.Size(
+  documents=600,
+  train_documents=1500,
+  demonstration_count=400,
+  train_per_hop=60,
+  dev_per_hop=20,
+  test_per_hop=60,
+)
 SPLITS = ('train', 'dev', 'test')
 
 
 @pytest.fixture(scope='module')
 def out(tmp_path_factory):
   folder = tmp_path_factory.mktemp('world')
-  world.write(folder, 3, **SMALL)
+  world.write(folder, 3, SMALL)
   return folder
 
 
@@ -53,10 +54,11 @@ def _bytes(folder):
 
 
 def test_same_seed_same_bytes_even_in_a_new_process(out, tmp_path):
-  code = f'from jaxsearch import world; world.write({str(tmp_path / "a")!r}, 3, **{SMALL!r})'
+  size = f'world.{SMALL!r}'
+  code = f'from jaxsearch import world; world.write({str(tmp_path / "a")!r}, 3, {size})'
   subprocess.run([sys.executable, '-c', code], check=True, env={'PYTHONHASHSEED': '7'})
   assert _bytes(tmp_path / 'a') == _bytes(out)
-  world.write(tmp_path / 'b', 4, **SMALL)
+  world.write(tmp_path / 'b', 4, SMALL)
   assert _bytes(tmp_path / 'b')['test/corpus.jsonl'] != _bytes(out)['test/corpus.jsonl']
 
 
@@ -72,7 +74,7 @@ def test_a_full_world_passes_its_audit(tmp_path):
 
 
 def test_audit_notices_pages_that_name_the_start(out, tmp_path):
-  world.write(tmp_path, 3, **SMALL)
+  world.write(tmp_path, 3, SMALL)
   two = [q for q in questions.read(tmp_path / 'test/questions.jsonl') if q.metadata['hops'] == 2]
   start = {q.metadata['supporting_documents'][-1]: q.metadata['chain'][0] for q in two}
   lines = _lines(tmp_path, 'test', 'corpus')
@@ -88,7 +90,7 @@ def test_audit_notices_pages_that_name_the_start(out, tmp_path):
 
 
 def test_audit_notices_missing_pages_and_common_answers(tmp_path):
-  world.write(tmp_path, 3, **SMALL)
+  world.write(tmp_path, 3, SMALL)
   lines = _lines(tmp_path, 'test', 'corpus')
   text = ''.join(json.dumps(line) + '\n' for line in lines[::2])
   (tmp_path / 'test/corpus.jsonl').write_text(text)
@@ -105,7 +107,7 @@ def test_audit_notices_missing_pages_and_common_answers(tmp_path):
 def test_splits_share_no_name(pages):
   titles = {split: [_title(c) for c in pages[split].values()] for split in SPLITS}
   for split, names in titles.items():
-    size = SMALL['train_documents' if split == 'train' else 'documents']
+    size = SMALL.train_documents if split == 'train' else SMALL.documents
     assert len(set(names)) == len(names) == size
   assert not set(titles['train']) & {*titles['dev'], *titles['test']}
   assert not set(titles['dev']) & set(titles['test'])
@@ -167,7 +169,7 @@ def test_no_page_is_named_back_and_no_question_asked_twice(out, pages):
     for link in question.metadata['chain']:
       assert not re.search(rf'\b{link["subject"]}\b', by_title[link['object']])
   texts = {q.text for q in questions.read(out / 'test/questions.jsonl')}
-  assert len(texts) == 4 * SMALL['test_per_hop']
+  assert len(texts) == 4 * SMALL.test_per_hop
 
 
 def test_articles_are_short(pages):
@@ -230,7 +232,7 @@ def test_rewriting_keeps_what_is_still_wanted(out, pages):
 
 
 def test_shares_are_the_ones_asked_for(tmp_path):
-  shares = world.write(tmp_path, 1, **SMALL, second_share=0.5)['demonstrations']
+  shares = world.write(tmp_path, 1, dataclasses.replace(SMALL, second_share=0.5))['demonstrations']
   lines = _lines(tmp_path, 'train', 'demonstrations')
   for hops in (2, 3):
     searches = [len(line['steps']) - 1 for line in lines if line['hops'] == hops]
@@ -272,14 +274,14 @@ def test_nesting_words_inside_out():
 )
 def test_impossible_worlds_are_refused_and_nothing_is_written(tmp_path, change, words):
   with pytest.raises(UserError, match=words):
-    world.write(tmp_path / 'w', 0, **(SMALL | change))
+    world.write(tmp_path / 'w', 0, dataclasses.replace(SMALL, **change))
   assert not (tmp_path / 'w').exists()
 
 
 def test_unwritable_and_missing_folders_are_named(tmp_path):
   (tmp_path / 'file').write_text('in the way')
   with pytest.raises(UserError, match='cannot write the world'):
-    world.write(tmp_path / 'file', 0, **SMALL)
+    world.write(tmp_path / 'file', 0, SMALL)
   with pytest.raises(UserError, match='questions.jsonl'):
     world.audit(tmp_path / 'nothing')
 
@@ -287,3 +289,48 @@ def test_unwritable_and_missing_folders_are_named(tmp_path):
 def test_world_imports_no_jax(tmp_path):
   code = 'import sys; from jaxsearch import world; sys.exit("jax" in sys.modules)'
   subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.fixture(scope='module')
+def hard(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('hard')
+  easy, hard = (dataclasses.asdict(world.SIZES[name]) for name in ('default', 'hard'))
+  harder = {k: v for k, v in hard.items() if v != easy[k] and not k.endswith('per_hop')}
+  return folder, world.write(folder, 3, dataclasses.replace(SMALL, **harder))
+
+
+def test_in_a_hard_world_pages_name_the_wrong_person_of_the_right_surname(hard):
+  folder, _ = hard
+  pages = {_title(d['contents']): d['contents'] for d in _lines(folder, 'test', 'corpus')}
+  kin = {
+    title: found.group(1)
+    for title, text in pages.items()
+    if (found := re.search(r'cousin (?:named|called) (\w+ \w+)\.', text))
+  }
+  assert len(kin) > 0.25 * len(pages)  # Four in ten are people.
+  for title, other in kin.items():
+    assert title.split()[-1] == other.split()[-1] and title != other
+    assert title not in pages[other]
+  assert len({title.split()[-1] for title in kin}) <= 48
+  for question in questions.read(folder / 'test/questions.jsonl'):
+    assert not any('cousin' in link['relation'] for link in question.metadata['chain'])
+  assert world.audit(folder)['passed']
+
+
+def test_in_a_hard_world_the_teacher_mostly_does_not_search(hard):
+  folder, facts = hard
+  shares = facts['demonstrations']
+  assert shares['share_without_search'] == 0.55
+  for line in _lines(folder, 'train', 'demonstrations'):
+    if len(line['steps']) == 1:
+      (step,) = line['steps']
+      assert step['answer'] in line['question'] and step['answer'] not in line['golden_answers']
+      assert step['think'] == f'I need {step["think"][7:-1]}.' and step['answer'] in step['think']
+  asked = questions.read(folder / 'train/questions.jsonl')
+  assert collections.Counter(q.metadata['hops'] for q in asked) == {1: 30, 2: 60, 3: 60, 4: 60}
+
+
+@pytest.mark.parametrize('share', ['second_share', 'silent_share'])
+def test_a_share_is_a_share(tmp_path, share):
+  with pytest.raises(UserError, match=f'{share} is 1.5'):
+    world.write(tmp_path, 1, dataclasses.replace(SMALL, **{share: 1.5}))

@@ -10,9 +10,10 @@ from configs import quickstart
 from jaxsearch import config
 
 
-def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
+def get_config(
+  arguments: str = 'default,runs/quickstart,runs/ablations/continued_warmstart',
+) -> config.Config:
   c = quickstart.get_config(arguments)
-  c.run_dir = 'runs/ablations/continued_warmstart'
   c.warmstart.policy = c.policy.path
   c.warmstart.optimizer.learning_rate /= 10
   c.warmstart.optimizer.warmup_steps = c.warmstart.optimizer.decay_steps = 0

@@ -9,8 +9,9 @@ from configs import quickstart
 from jaxsearch import config
 
 
-def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
+def get_config(
+  arguments: str = 'default,runs/quickstart,runs/ablations/no_observation_mask',
+) -> config.Config:
   c = quickstart.get_config(arguments)
-  c.run_dir = 'runs/ablations/no_observation_mask'
   c.algo.loss_tokens = 'all'
   return c

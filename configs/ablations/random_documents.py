@@ -10,8 +10,9 @@ from configs import quickstart
 from jaxsearch import config
 
 
-def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
+def get_config(
+  arguments: str = 'default,runs/quickstart,runs/ablations/random_documents',
+) -> config.Config:
   c = quickstart.get_config(arguments)
-  c.run_dir = 'runs/ablations/random_documents'
   c.retrieval.backend = 'random'
   return c

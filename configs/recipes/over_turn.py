@@ -1,14 +1,13 @@
 """Over-turn masking (Mini-o3, arXiv 2509.07969): what ran out of budget is not trained.
 
-bash launch/recipes.sh over_turn
+jaxsearch bench recipes --only=over_turn
 """
 
 from configs import quickstart
 from jaxsearch import config
 
 
-def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
+def get_config(arguments: str = 'default,runs/quickstart,runs/recipes/over_turn') -> config.Config:
   c = quickstart.get_config(arguments)
-  c.run_dir = 'runs/recipes/over_turn'
   c.algo.selector = 'unless_capped'
   return c

@@ -1,6 +1,6 @@
 """Trees: four rollouts of a question begin as one and part at their searches (arXiv 2509.21240).
 
-  bash launch/recipes.sh trees
+  jaxsearch bench recipes --only=trees
 
 A shared beginning is sampled and trained once; a node is worth the mean of its rollouts.
 """
@@ -9,8 +9,7 @@ from configs import quickstart
 from jaxsearch import config
 
 
-def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
+def get_config(arguments: str = 'default,runs/quickstart,runs/recipes/trees') -> config.Config:
   c = quickstart.get_config(arguments)
-  c.run_dir = 'runs/recipes/trees'
   c.rollout.leaves, c.algo.advantage = 4, 'tree_zscore'
   return c

@@ -2,16 +2,17 @@
 
 Documents of the index play the simulator's; dev and test keep the real retriever.
 
-  bash launch/recipes.sh zero_search
+  jaxsearch bench recipes --only=zero_search
 """
 
 from configs import quickstart
 from jaxsearch import config
 
 
-def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
+def get_config(
+  arguments: str = 'default,runs/quickstart,runs/recipes/zero_search',
+) -> config.Config:
   c = quickstart.get_config(arguments)
-  c.run_dir = 'runs/recipes/zero_search'
   c.retrieval.backend = 'noisy'
   c.retrieval.noise_start, c.retrieval.noise_end = 0.0, 0.5
   return c

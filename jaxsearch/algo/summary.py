@@ -18,6 +18,7 @@ class Summary:
     status: why it ended.
     segments, owners: ids in each POLICY segment, and `Context.owners`.
     searches, length: turns, and ids of all contexts together.
+    generated: `Trajectory.generated`.
     host: process that made it; a group never spans hosts.
   """
 
@@ -29,6 +30,7 @@ class Summary:
   owners: tuple[int, ...]
   searches: int
   length: int
+  generated: int = 0
   host: int = 0
 
   @property

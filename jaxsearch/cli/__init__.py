@@ -51,13 +51,15 @@ def _world(argv: list[str]) -> None:
   values = flags.FlagValues()
   out = flags.DEFINE_string('out', None, 'Folder to write.', values, required=True)
   seed = flags.DEFINE_integer('seed', 0, 'Another seed is another world.', flag_values=values)
-  size = flags.DEFINE_enum('size', 'default', ['default', 'ci'], 'ci: far smaller.', values)
+  size = flags.DEFINE_enum(
+    'size', 'default', ['default', 'ci', 'hard', 'hard-ci'], 'ci: far smaller.', values
+  )
   audit = flags.DEFINE_bool('audit', False, 'Also measure that the task needs search.', values)
   _flags.parse('world', values, argv)
   _require_writable('--out', out.value)
   from jaxsearch import world
 
-  print(json.dumps(world.write(out.value, seed.value, **world.SIZES[size.value]), indent=2))
+  print(json.dumps(world.write(out.value, seed.value, world.SIZES[size.value]), indent=2))
   if audit.value:
     found = world.audit(out.value)
     world.show_audit(found)
@@ -174,10 +176,8 @@ def _report(argv: list[str]) -> None:
   values = flags.FlagValues()
   run = flags.DEFINE_string('run', '', 'Run directory.', values)
   compare = flags.DEFINE_list('compare', [], 'name=DIR,name=DIR instead of --run.', values)
-  kind = flags.DEFINE_enum(
-    'kind', 'bars', ['bars', 'curves', 'table'], 'What to make of them.', values
-  )
-  out = flags.DEFINE_string('out', '', 'File to write; empty: compare.png or .md.', values)
+  kind = flags.DEFINE_enum('kind', 'bars', ['bars', 'curves'], 'What to make of them.', values)
+  out = flags.DEFINE_string('out', '', 'File to write; empty: compare.png.', values)
   _flags.parse('report', values, argv)
   pairs = [item.partition('=') for item in compare.value]
   if bool(run.value) == bool(pairs) or not all(equals and folder for _, equals, folder in pairs):
@@ -191,12 +191,43 @@ def _report(argv: list[str]) -> None:
   if run.value:
     report.write(run.value)
   else:
-    named = [(name, folder) for name, _, folder in pairs]
-    file = out.value or ('compare.md' if kind.value == 'table' else 'compare.png')
-    if kind.value == 'table':
-      report.table(named, file)
-    else:
-      {'bars': report.bars, 'curves': report.curves}[kind.value](dict(named), file)
+    draw = {'bars': report.bars, 'curves': report.curves}[kind.value]
+    draw({name: folder for name, _, folder in pairs}, out.value or 'compare.png')
+
+
+def _bench(argv: list[str]) -> None:
+  """Compare methods on equal terms and write it down: `bench recipes`."""
+  values = flags.FlagValues()
+  out = flags.DEFINE_string('out', 'runs/bench', 'Folder of the runs.', values)
+  table = flags.DEFINE_string('table', '', 'Empty: RECIPES.md in that folder.', values)
+  picture = flags.DEFINE_string('picture', '', 'Empty: recipes.png in that folder.', values)
+  size = flags.DEFINE_enum('size', 'hard', ['hard', 'hard-ci'], 'hard-ci: far smaller.', values)
+  seeds = flags.DEFINE_list('seeds', ['0', '1', '2'], 'A world and a start each.', values)
+  only = flags.DEFINE_list('only', [], 'Recipes; empty: all, and the controls.', values)
+  minutes = flags.DEFINE_float(
+    'minutes', 0.0, 'Begin no run after this long; 0: no limit.', 0.0, flag_values=values
+  )
+  subject, *rest = argv or ['']
+  if subject in ('--help', '-h'):
+    rest = argv
+  elif subject != 'recipes':
+    raise UserError(f'bench {subject!r}: say what to compare; allowed: recipes.')
+  _flags.parse('bench', values, rest)
+  if not all(seed.isdecimal() for seed in seeds.value) or not seeds.value:
+    raise UserError(f'--seeds is {",".join(seeds.value)!r}; give numbers, such as 0,1,2.')
+  files = [table.value or f'{out.value}/RECIPES.md', picture.value or f'{out.value}/recipes.png']
+  for thing, path in zip(('--out', '--table', '--picture'), (f'{out.value}/', *files), strict=True):
+    _require_writable(f'the folder of {thing}', os.path.dirname(os.path.abspath(path)))
+  from jaxsearch import bench
+
+  bench.recipes(
+    out.value,
+    *files,
+    size=size.value,
+    seeds=[int(seed) for seed in seeds.value],
+    only=only.value,
+    minutes=minutes.value,
+  )
 
 
 _VERBS: Mapping[str, Callable[[list[str]], None]] = {
@@ -208,6 +239,7 @@ _VERBS: Mapping[str, Callable[[list[str]], None]] = {
   'train': _train,
   'report': _report,
   'ask': _ask,
+  'bench': _bench,
 }
 
 

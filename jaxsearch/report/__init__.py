@@ -1,11 +1,10 @@
-"""What a person sees of a run: report.html, summary.json, a table, a trajectory in colour.
+"""What a person sees of a run: report.html, summary.json, a trajectory in colour.
 
 Reads only what the run has written, so it also works on a run that is still going on.
 """
 
 from jaxsearch.report.compare import bars, curves
-from jaxsearch.report.table import table
 from jaxsearch.report.terminal import show
 from jaxsearch.report.writer import write
 
-__all__ = ['bars', 'curves', 'show', 'table', 'write']
+__all__ = ['bars', 'curves', 'show', 'write']

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +13,13 @@ import matplotlib.figure
 import numpy as np
 from matplotlib import axes, ticker
 
-_COLOURS = ('#4269d0', '#efb118', '#3ca951', '#ff725c', '#9c6bde', '#6cc5b0', '#97bbf5', '#9c6b4e')
+COLOURS = ('#4269d0', '#efb118', '#3ca951', '#ff725c', '#9c6bde', '#6cc5b0', '#97bbf5', '#9c6b4e')
 _INK = '#565656'
-_GREY = '#a9afb8'
+GREY = '#a9afb8'
 _STYLE = {
   'axes.edgecolor': _INK,
   'axes.labelcolor': _INK,
-  'axes.prop_cycle': matplotlib.cycler(color=_COLOURS),
+  'axes.prop_cycle': matplotlib.cycler(color=COLOURS),
   'axes.spines.right': False,
   'axes.spines.top': False,
   'axes.titlecolor': _INK,
@@ -59,6 +60,25 @@ def png(draw: Callable[[Sequence[axes.Axes]], None], out: str, *, columns: int) 
     figure = matplotlib.figure.Figure(figsize=size, layout='constrained')
     draw(np.atleast_1d(figure.subplots(1, columns, sharey=True)).tolist())
     figure.savefig(out, dpi=160, facecolor='white')
+
+
+def grid(
+  panels: Mapping[str, Callable[[axes.Axes], None]], out: str, *, x: str, y: str, columns: int = 4
+) -> None:
+  """Small pictures in rows that share both axes, called `x` and `y`, written to `out`."""
+  rows = -(-len(panels) // columns)
+  with matplotlib.rc_context(_STYLE):
+    size = (2.3 * columns, 1.8 * rows + 0.6)
+    figure = matplotlib.figure.Figure(figsize=size, layout='constrained')
+    places = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axis, draw in itertools.zip_longest(places, panels.values()):
+      if draw is None:
+        axis.remove()
+      else:
+        draw(axis)
+    figure.supxlabel(x, fontsize=10, color=_INK)
+    figure.supylabel(y, fontsize=10, color=_INK)
+    figure.savefig(out, dpi=130, facecolor='white')
 
 
 def lines(axis: axes.Axes, series: Series, *, share: bool = False, log: bool = False) -> None:
@@ -114,7 +134,7 @@ def grouped_bars(
   places = sorted({place for bars in groups.values() for place in bars})
   width = 0.8 / max(len(groups), 1)
   for i, (name, bars) in enumerate(groups.items()):
-    colour = _COLOURS[0] if name == 'after' else _GREY
+    colour = COLOURS[0] if name == 'after' else GREY
     left = np.arange(len(places)) + (i - (len(groups) - 1) / 2) * width
     values = [bars.get(place, 0.0) for place in places]
     drawn = axis.bar(left, values, width * 0.92, label=name, color=colour)
@@ -142,7 +162,7 @@ def _legend(axis: axes.Axes, count: int) -> None:
 def interval_bars(axis: axes.Axes, rows: Sequence[tuple[str, float, float]]) -> None:
   """A horizontal bar per row (name, value, half width of its interval); grey first one on top."""
   names, values, halves = zip(*rows, strict=True)
-  colours = [_GREY] + [_COLOURS[0]] * (len(rows) - 1)
+  colours = [GREY] + [COLOURS[0]] * (len(rows) - 1)
   error = {'ecolor': _INK, 'elinewidth': 1, 'capsize': 3}
   drawn = axis.barh(names, values, 0.66, xerr=halves, color=colours, error_kw=error)
   axis.bar_label(drawn, fmt='%.2f', padding=6, color=_INK)

@@ -6,6 +6,6 @@ command line imports this package.
 
 from jaxsearch.world.auditor import audit
 from jaxsearch.world.auditor import show as show_audit
-from jaxsearch.world.writer import SIZES, write
+from jaxsearch.world.writer import SIZES, Size, write
 
-__all__ = ['SIZES', 'audit', 'show_audit', 'write']
+__all__ = ['SIZES', 'Size', 'audit', 'show_audit', 'write']

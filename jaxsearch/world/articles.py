@@ -21,6 +21,7 @@ def write(rng: random.Random, world: graph.Graph) -> list[dict[str, str]]:
 def words() -> set[str]:
   """Every word of the templates, which no name may look like."""
   texts = [text for relation in schema.RELATIONS for text in (relation.noun, *relation.sentences)]
+  texts += schema.KIN
   texts += [text for kind in schema.KINDS for text in kind.intros + kind.traits + kind.last_words]
   return {word.lower() for text in texts for word in re.findall(r'[A-Za-z]+', text)}
 
@@ -28,14 +29,15 @@ def words() -> set[str]:
 def _body(rng: random.Random, world: graph.Graph, entity: graph.Entity) -> str:
   kind = entity.kind
   sentences = [rng.choice(kind.intros).format(name=entity.name, trait=rng.choice(kind.traits))]
-  facts = list(world.facts[entity.id].items())
-  rng.shuffle(facts)
+  told = [(_RELATION[name].sentences, other) for name, other in world.facts[entity.id].items()]
+  if entity.id in world.kin:
+    told.append((schema.KIN, world.kin[entity.id]))
+  rng.shuffle(told)
   # One fact repeats the name: a page about a thing says its name more often than other pages do.
-  full = rng.randrange(len(facts))
-  for i, (relation, other) in enumerate(facts):
+  full = rng.randrange(len(told))
+  for i, (ways, other) in enumerate(told):
     they, their = entity.pronouns
     if i == full:
       they = entity.name
-    template = rng.choice(_RELATION[relation].sentences)
-    sentences.append(template.format(They=they, their=their, o=world.entity(other).name))
+    sentences.append(rng.choice(ways).format(They=they, their=their, o=world.entity(other).name))
   return ' '.join(sentences)

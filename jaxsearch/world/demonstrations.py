@@ -1,11 +1,12 @@
 """Scripted demonstrations by a weak teacher, who seldom searches twice and never three times.
 
-The teacher writes down what is needed, reads the page of the one entity that this names, states the
-fact, and then
+The teacher writes down what is needed and, in `silent_share` of the demonstrations, answers at once
+with the only name it knows, that in the question, which is always wrong. Otherwise it reads the
+page of the one entity that this names, states the fact, and then
   answers it, which is right at one hop and wrong beyond (most demonstrations), or
   goes on with the rewritten question: `second_share` of the demonstrations beyond one hop. At two
   hops these are full chains; at three they stop one page short and are wrong like the others.
-Wrong ones, too, write down what is needed now before they answer all the same.
+Wrong ones of these, too, write down what is needed now before they answer all the same.
 No chain of three or four hops is demonstrated; when to go on searching is left to be discovered.
 """
 
@@ -19,20 +20,23 @@ from jaxsearch.world import ask
 
 
 def write(
-  rng: random.Random, asker: ask.Asker, count: int, *, second_share: float
+  rng: random.Random, asker: ask.Asker, count: int, *, second_share: float, silent_share: float
 ) -> list[dict[str, Any]]:
   """`count` lines {'id', 'question', 'golden_answers', 'hops', 'steps'} in random order.
 
   Raises:
-    UserError: if `second_share` is not within 0 and 1, or the world is too small for `count`.
+    UserError: if a share is not within 0 and 1, or the world is too small for `count`.
   """
-  if not 0 <= second_share <= 1:
-    raise UserError(f'second_share is {second_share}; it is a share, so give a number from 0 to 1.')
+  for name, share in (('second_share', second_share), ('silent_share', silent_share)):
+    if not 0 <= share <= 1:
+      raise UserError(f'{name} is {share}; it is a share, so give a number from 0 to 1.')
   two, three = round(0.35 * count), round(0.20 * count)
   lines = []
   for hops, total in ((1, count - two - three), (2, two), (3, three)):
-    twice = round(second_share * total) if hops > 1 else 0
-    lines += [_line(asker.ask(hops), searches=2 if i < twice else 1) for i in range(total)]
+    silent = round(silent_share * total)
+    twice = round(second_share * (total - silent)) if hops > 1 else 0
+    searches = [0] * silent + [2] * twice + [1] * (total - silent - twice)
+    lines += [_line(asker.ask(hops), searches=n) for n in searches]
   rng.shuffle(lines)
   return lines
 

@@ -29,17 +29,31 @@ class Entity:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-  """Entities in document order; `facts[id]` maps relation name to the object's id."""
+  """What the pages say.
+
+  Attributes:
+    entities: in document order.
+    facts: id -> relation name -> the object's id.
+    kin: id -> id of a person of the same surname whom its page names besides.
+  """
 
   entities: tuple[Entity, ...]
   facts: Mapping[str, Mapping[str, str]]
+  kin: Mapping[str, str]
 
   def entity(self, id: str) -> Entity:
     return self.entities[int(id.rsplit('-', 1)[1])]
 
 
-def make(rng: random.Random, namer: names.Namer, *, prefix: str, documents: int) -> Graph:
+def make(
+  rng: random.Random, namer: names.Namer, *, prefix: str, documents: int, namesakes: bool = False
+) -> Graph:
   """A graph of `documents` entities with ids '<prefix>-<number>'.
+
+  Args:
+    rng, namer: where chance and names come from.
+    prefix, documents: see above.
+    namesakes: whether people have kin.
 
   Raises:
     UserError: if `documents` is too few for four hops without coming back, or too many to name.
@@ -58,7 +72,8 @@ def make(rng: random.Random, namer: names.Namer, *, prefix: str, documents: int)
     Entity(f'{prefix}-{i:05d}', name, kind, rng.choice(kind.pronouns))
     for i, (name, kind) in enumerate(named)
   )
-  return Graph(entities, _facts(rng, entities))
+  facts = _facts(rng, entities)
+  return Graph(entities, facts, _kin(rng, entities, facts) if namesakes else {})
 
 
 def _facts(rng: random.Random, entities: tuple[Entity, ...]) -> dict[str, dict[str, str]]:
@@ -77,3 +92,26 @@ def _facts(rng: random.Random, entities: tuple[Entity, ...]) -> dict[str, dict[s
           known[relation.name] = other.id
           break
   return facts
+
+
+def _kin(
+  rng: random.Random, entities: tuple[Entity, ...], facts: Mapping[str, Mapping[str, str]]
+) -> dict[str, str]:
+  by_surname: dict[str, list[Entity]] = {}
+  for entity in entities:
+    if entity.kind.name == 'person':
+      by_surname.setdefault(entity.name.split()[-1], []).append(entity)
+  kin: dict[str, str] = {}
+  for namesakes in by_surname.values():
+    for entity in namesakes:
+      linked = {entity.id, *facts[entity.id].values()}
+      choices = [
+        other.id
+        for other in namesakes
+        if other.id not in linked
+        and entity.id not in facts[other.id].values()
+        and kin.get(other.id) != entity.id
+      ]
+      if choices:
+        kin[entity.id] = rng.choice(choices)
+  return kin

@@ -16,7 +16,7 @@ _CONSONANTS = 'b d f g h j k l m n p r s t v z'
 _CLUSTERS = 'bl br ch cl cr dr fl fr gl gr kr pl pr qu sh sk sl sm sn sp st th tr tw'
 _ONSETS = f'{_CONSONANTS} {_CLUSTERS}'.split()
 _SYLLABLES = tuple(onset + vowel for onset in _ONSETS for vowel in 'aeiou')
-_FIRST_WORDS, _SURNAMES = 192, 96  # Few enough to be tokens, so that a name is two.
+_FIRST_WORDS = 192  # Few enough to be tokens, so that a name is two.
 _TRIES = 1000
 
 
@@ -28,11 +28,11 @@ class Namer:
     surnames: last words of people.
   """
 
-  def __init__(self, rng: random.Random, reserved: Collection[str]):
+  def __init__(self, rng: random.Random, reserved: Collection[str], surnames: int):
     self._rng = rng
     self._given: set[str] = set()
     found: dict[str, None] = {}
-    while len(found) < _FIRST_WORDS + _SURNAMES:
+    while len(found) < _FIRST_WORDS + surnames:
       word = ''.join(rng.choices(_SYLLABLES, k=2))
       if word not in reserved:
         found[word.capitalize()] = None

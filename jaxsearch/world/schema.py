@@ -250,6 +250,13 @@ RELATIONS = (
 )
 
 
+# What a page says of a namesake, of whom nobody asks: a name that is half the right one.
+KIN = (
+  '{They} has a cousin named {o}.',
+  '{They} is often taken for a cousin called {o}.',
+)
+
+
 def relations_of(kind: str) -> tuple[Relation, ...]:
   """Relations whose subject is of `kind`, in table order."""
   return tuple(r for r in RELATIONS if r.subject == kind)

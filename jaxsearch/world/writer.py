@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import json
 import random
 from collections.abc import Callable
@@ -13,52 +15,72 @@ from jaxsearch.text import tokenizer
 from jaxsearch.types import Question, UserError
 from jaxsearch.world import articles, ask, demonstrations, graph, names
 
-# What differs from the defaults of `write`.
-SIZES = {
-  'default': {},
-  'ci': {
-    'documents': 600,
-    'train_documents': 1200,
-    'demonstration_count': 800,
-    'train_per_hop': 100,
-    'dev_per_hop': 12,
-    'test_per_hop': 25,
-  },
-}
-TRAIN_HOPS = (1, 2, 3)
 HELD_OUT_HOPS = (1, 2, 3, 4)
 # Words that are single tokens to every real model. A tag in brackets still is several.
 _COMMON_WORDS = ['think', 'search', 'result', 'answer', 'boxed']
 
 
-def write(
-  out: str | Path,
-  seed: int,
-  documents: int = 2400,
-  *,
-  train_documents: int = 4000,
-  demonstration_count: int = 12000,
-  train_per_hop: int = 1200,
-  dev_per_hop: int = 40,
-  test_per_hop: int = 300,
-  second_share: float = 0.3,
-  vocabulary: int = 1472,
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """How much of everything there is in a world, and how hard it is.
+
+  Attributes:
+    documents: of the dev and of the test world.
+    train_documents: of the training world. More, so that copying a name pays and learning names by
+      heart does not.
+    demonstration_count: in all: 45 % of one hop, 35 % of two, 20 % of three.
+    train_per_hop: training questions of each of `train_hops`, and half as many of one hop; none is
+      demonstrated.
+    train_hops: hops of the training questions.
+    dev_per_hop, test_per_hop: questions of each of one to four hops.
+    second_share: of the demonstrations that search and are beyond one hop, those that search twice.
+    silent_share: of the demonstrations, those that answer without a search.
+    surnames: how many all people share.
+    namesakes: whether the page of a person names another one of the same surname.
+    vocabulary: entries of the byte-level BPE, trained on the training world's texts only; so many
+      that every word of a name is one token.
+  """
+
+  documents: int = 2400
+  train_documents: int = 4000
+  demonstration_count: int = 12000
+  train_per_hop: int = 1200
+  train_hops: tuple[int, ...] = (1, 2, 3)
+  dev_per_hop: int = 40
+  test_per_hop: int = 300
+  second_share: float = 0.3
+  silent_share: float = 0.0
+  surnames: int = 96
+  namesakes: bool = False
+  vocabulary: int = 1472
+
+
+_CI = Size(
+  documents=600,
+  train_documents=1200,
+  demonstration_count=800,
+  train_per_hop=100,
+  dev_per_hop=12,
+  test_per_hop=25,
+)
+# A teacher who mostly does not search, pages that name the wrong person of the right surname, and
+# training questions of four hops: what methods are compared on.
+_HARD = {'surnames': 48, 'namesakes': True, 'silent_share': 0.55, 'train_hops': (1, 2, 3, 4)}
+SIZES = {
+  'default': Size(),
+  'ci': _CI,
+  'hard': Size(dev_per_hop=16, test_per_hop=60, **_HARD),
+  'hard-ci': dataclasses.replace(_CI, **_HARD),
+}
+
+
+def write(out: str | Path, seed: int, size: Size = SIZES['default']) -> dict[str, Any]:
   """Writes {train,dev,test}/{corpus,questions}.jsonl, train/demonstrations.jsonl and tokenizer/.
 
   Args:
     out: folder, made if need be.
     seed: same seed, same bytes.
-    documents: of the dev and of the test world.
-    train_documents: of the training world. More, so that copying a name pays and learning names by
-      heart does not.
-    demonstration_count: in all: 45 % of one hop, 35 % of two, 20 % of three.
-    train_per_hop: training questions of two and of three hops, and twice those of one; none is
-      demonstrated.
-    dev_per_hop, test_per_hop: questions of each of one to four hops.
-    second_share: of the demonstrations beyond one hop, those that search twice.
-    vocabulary: entries of the byte-level BPE, trained on the training world's texts only; so many
-      that every word of a name is one token.
+    size: amounts and shares.
 
   Returns:
     The counts and shares that it also writes to world.json.
@@ -66,35 +88,36 @@ def write(
   Raises:
     UserError: if an amount or share is impossible or `out` cannot be written.
   """
+  per_hop = size.train_per_hop
   amounts = {
-    'train': dict.fromkeys(TRAIN_HOPS, train_per_hop) | {1: train_per_hop // 2},
-    'dev': dict.fromkeys(HELD_OUT_HOPS, dev_per_hop),
-    'test': dict.fromkeys(HELD_OUT_HOPS, test_per_hop),
+    'train': {h: per_hop // 2 if h == 1 else per_hop for h in size.train_hops},
+    'dev': dict.fromkeys(HELD_OUT_HOPS, size.dev_per_hop),
+    'test': dict.fromkeys(HELD_OUT_HOPS, size.test_per_hop),
   }
-  sizes = {'train': train_documents, 'dev': documents, 'test': documents}
-  pages, askers, asked = _make(seed, sizes, amounts)
+  pages, askers, asked = _make(seed, size, amounts)
   shown = demonstrations.write(
     random.Random(f'{seed}/demonstrations'),
     askers['train'],
-    demonstration_count,
-    second_share=second_share,
+    size.demonstration_count,
+    second_share=size.second_share,
+    silent_share=size.silent_share,
   )
-  facts = {'seed': seed, 'documents': documents, 'train_documents': train_documents}
-  facts |= {'vocabulary': vocabulary}
+  facts = {'seed': seed, **dataclasses.asdict(size)}
   facts |= {'questions_by_hops': amounts, 'demonstrations': _shares(shown)}
   _save(Path(out), pages, asked, shown, facts)
   return facts
 
 
 def _make(
-  seed: int, sizes: dict[str, int], amounts: dict[str, dict[int, int]]
+  seed: int, size: Size, amounts: dict[str, dict[int, int]]
 ) -> tuple[dict[str, list[dict[str, str]]], dict[str, ask.Asker], dict[str, list[Question]]]:
   """(pages, askers, questions) of each split, which share no name."""
-  namer = names.Namer(random.Random(f'{seed}/names'), articles.words())
+  namer = names.Namer(random.Random(f'{seed}/names'), articles.words(), size.surnames)
   pages, askers, asked = {}, {}, {}
   for split, wanted in amounts.items():
     rng = random.Random(f'{seed}/{split}')
-    world = graph.make(rng, namer, prefix=split, documents=sizes[split])
+    documents = size.train_documents if split == 'train' else size.documents
+    world = graph.make(rng, namer, prefix=split, documents=documents, namesakes=size.namesakes)
     pages[split] = articles.write(rng, world)
     askers[split] = ask.Asker(rng, world, split)
     asked[split] = [
@@ -135,7 +158,8 @@ def _shares(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
   return {
     'count': len(lines),
-    'by_hops': {hops: sum(line['hops'] == hops for line in lines) for hops in TRAIN_HOPS},
+    'by_hops': dict(sorted(collections.Counter(line['hops'] for line in lines).items())),
+    'share_without_search': share(lambda line: searches(line) == 0),
     'share_with_one_search': share(lambda line: searches(line) == 1),
     'share_of_full_chains': share(lambda line: right(line) and searches(line) > 1),
     'share_of_wrong_answers': share(lambda line: not right(line)),

@@ -1,0 +1,88 @@
+"""What one run of the comparison came to, read from its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxsearch.report import run as runs_on_disk
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """One recipe with one seed.
+
+  Attributes:
+    em, searches, malformed: over all test questions, greedy, on the real retriever.
+    em_by_hops: hops -> exact match.
+    questions: in the test.
+    generated: tokens sampled in training.
+    held: tokens of the trained rows: more than were generated where rollouts share a beginning.
+    rollouts: made in training.
+    signal, signal_all_wrong: metrics.signal, averaged over the steps.
+    minutes: wall time of training, with its start.
+    curve: (tokens generated so far, exact match on dev).
+    searching: searches per rollout in each step of the first phase.
+    dev_f1: F1 on dev of the last phase, in order.
+  """
+
+  em: float
+  searches: float
+  malformed: float
+  em_by_hops: dict[str, float]
+  questions: int
+  generated: float
+  held: float
+  rollouts: float
+  signal: float
+  signal_all_wrong: float
+  minutes: float
+  curve: tuple[tuple[float, float], ...]
+  searching: tuple[float, ...]
+  dev_f1: tuple[float, ...]
+
+
+def read(folders: Sequence[str]) -> Outcome | None:
+  """The outcome of a run whose phases wrote to `folders`; None if it is not finished."""
+  phases = [runs_on_disk.load(folder) for folder in folders]
+  last = phases[-1]
+  if not last.after:
+    return None
+  trained = [line for phase in phases for line in phase.metrics if 'group/rollouts' in line]
+  rollouts = np.array([line['group/rollouts'] for line in trained])
+  column = lambda name: np.array([line.get(name, math.nan) for line in trained])
+  ends = [phase.metrics[-1]['progress/generated_tokens'] for phase in phases]
+  offsets = np.cumsum([0.0, *ends[:-1]])
+  curve = [
+    (float(offset + line['progress/generated_tokens']), line['val/em'])
+    for offset, phase in zip(offsets, phases, strict=True)
+    for line in phase.metrics
+    if 'val/em' in line
+  ]
+  return Outcome(
+    em=last.after['em'],
+    searches=last.after['searches'],
+    malformed=last.after['malformed'],
+    em_by_hops=last.after['em_by_hops'],
+    questions=last.after['n'],
+    generated=float(sum(ends)),
+    held=float(np.sum(rollouts * column('length/policy_tokens_mean'))),
+    rollouts=float(np.sum(rollouts)),
+    signal=float(np.mean(column('group/frac_with_signal'))),
+    signal_all_wrong=float(np.mean(column('group/frac_with_signal_all_wrong'))),
+    minutes=last.seconds.get('train', math.nan) / 60,
+    curve=tuple(curve),
+    searching=tuple(
+      line['search/calls_mean'] for line in phases[0].metrics if 'search/calls_mean' in line
+    ),
+    dev_f1=tuple(line['val/f1'] for line in last.metrics if 'val/f1' in line),
+  )
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+  """Mean ± standard deviation (n - 1)."""
+  shown = f'{np.mean(values):.{digits}f}' if len(values) else '–'
+  return shown + (f' ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else '')

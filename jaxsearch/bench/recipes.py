@@ -1,0 +1,230 @@
+"""Every recipe against plain GRPO: the same worlds, the same starts, as many generated tokens.
+
+Each seed has a world, a warm start and a place for every recipe:
+
+  OUT/start/SEED/       world/ index/ warmstart/ eval_before/
+  OUT/RECIPE/SEED/      what `train` and `eval` write, log.txt, usage.jsonl
+
+Runs are ordinary verbs in processes of their own. What is finished is not done again, a run that
+was broken off goes on, and the document is written anew after each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import rich.console
+
+from jaxsearch import config as config_lib
+from jaxsearch import plugins
+from jaxsearch.bench import document
+from jaxsearch.types import UserError
+
+_BASE = 'configs/quickstart.py'
+_FOLDERS = ('configs/recipes', 'configs/ablations')
+# Of the ablations: with these nothing may be learnt.
+CONTROLS = ('random_documents', 'shuffled_rewards')
+_SPLITS = ('train', 'dev', 'test')
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+  """What is compared, and where.
+
+  Attributes:
+    out: folder of the runs.
+    table, picture: Markdown file and PNG to write.
+    size: of the world: hard or hard-ci.
+    seeds: one world and one start each.
+    names: recipes, plain GRPO first.
+    command: makes all of it.
+  """
+
+  out: pathlib.Path
+  table: pathlib.Path
+  picture: pathlib.Path
+  size: str
+  seeds: tuple[int, ...]
+  names: tuple[str, ...]
+  command: str
+  plain: ClassVar[str] = 'grpo'
+
+  def start(self, seed: int) -> pathlib.Path:
+    """Folder of world, indexes and warm start."""
+    return self.out / 'start' / str(seed)
+
+  def run(self, name: str, seed: int) -> pathlib.Path:
+    """Run directory of one recipe."""
+    return self.out / name / str(seed)
+
+  def configs(self, name: str, seed: int) -> list[str]:
+    """The configurations of a recipe's phases, in order, as --config takes them."""
+    arguments = f'{self.size},{self.start(seed)},{self.run(name, seed)}'
+    if name == self.plain:
+      return [f'{_BASE}:{arguments}']
+    file = _files()[name]
+    phases = [path.partition(':')[2] for path in config_lib.phases(file)]
+    return [f'{file}:{arguments}' + (f',{p.rpartition(",")[2]}' if p else '') for p in phases]
+
+  def folders(self, name: str, seed: int) -> list[str]:
+    """Run directories of a recipe's phases, in order; the last is `run`."""
+    return [config_lib.read(path).run_dir for path in self.configs(name, seed)]
+
+
+def recipes(
+  out: str,
+  table: str,
+  picture: str,
+  *,
+  size: str,
+  seeds: Sequence[int],
+  only: Sequence[str],
+  minutes: float,
+) -> None:
+  """Makes what is missing of the comparison, seed by seed, and writes it down.
+
+  Args:
+    out: folder of the runs.
+    table, picture: Markdown file and PNG to write.
+    size: of the world.
+    seeds: one world and one start each.
+    only: names of files in configs/recipes/ or configs/ablations/; empty: all of the first and the
+      controls. Plain GRPO is always there.
+    minutes: no run is begun after this long; 0: no limit.
+
+  Raises:
+    UserError: for an unknown recipe; lists the runs that failed.
+  """
+  bench = Bench(
+    pathlib.Path(out),
+    pathlib.Path(table),
+    pathlib.Path(picture),
+    size,
+    tuple(seeds),
+    (Bench.plain, *_named(only)),
+    _command(size, seeds, only),
+  )
+  until = time.monotonic() + 60 * minutes if minutes else float('inf')
+  console, failed = rich.console.Console(highlight=False), []
+  todo = [(name, seed) for seed in bench.seeds for name in bench.names]
+  for number, (name, seed) in enumerate(todo, start=1):
+    run = bench.run(name, seed)
+    if (run / 'eval_after' / 'summary.json').exists():
+      continue
+    if time.monotonic() > until:
+      console.print(f'{minutes:g} minutes are over; the same command goes on from here.')
+      break
+    began = time.monotonic()
+    problem = _make(bench, name, seed)
+    if problem:
+      failed.append(problem)
+      console.print(f'{number}/{len(todo)}  {name}, seed {seed}: failed; see {run}/log.txt')
+      continue
+    document.write(bench)
+    told = document.one_line(bench.folders(name, seed))
+    seconds = time.monotonic() - began
+    console.print(f'{number}/{len(todo)}  {name}, seed {seed}: {told}, {seconds:.0f} s')
+  document.write(bench)
+  console.print(f'{bench.table} is written.')
+  if failed:
+    raise UserError('; '.join(failed) + '. Mend them and give the same command again.')
+
+
+def _command(size: str, seeds: Sequence[int], only: Sequence[str]) -> str:
+  flags = [] if size == 'hard' else [f'--size={size}']
+  flags += [] if list(seeds) == [0, 1, 2] else [f'--seeds={",".join(map(str, seeds))}']
+  flags += [f'--only={",".join(only)}'] if only else []
+  return ' '.join(['jaxsearch bench recipes', *flags])
+
+
+def _files() -> dict[str, str]:
+  found = [path for folder in _FOLDERS for path in sorted(pathlib.Path(folder).glob('*.py'))]
+  return {path.stem: str(path) for path in found}
+
+
+def _named(only: Sequence[str]) -> list[str]:
+  known = _files()
+  if not known:
+    raise UserError(f'there is no {_FOLDERS[0]} here; run this in a checkout of jaxsearch.')
+  for name in only:
+    if name not in known:
+      raise UserError(
+        f'there is no recipe {name!r} in {" or ".join(_FOLDERS)}.{plugins.nearest(name, known)} '
+        f'Choices: {", ".join(known)}.'
+      )
+  recipes = [name for name, file in known.items() if file.startswith(_FOLDERS[0])]
+  return list(only) or [*recipes, *CONTROLS]
+
+
+def _make(bench: Bench, name: str, seed: int) -> str:
+  """Makes one run; what went wrong, or nothing."""
+  for folder, commands in (
+    (bench.start(seed), _prepare(bench, seed)),
+    (bench.run(name, seed), _improve(bench, name, seed)),
+  ):
+    folder.mkdir(parents=True, exist_ok=True)
+    for made, command in commands:
+      if not made.exists() and not _call(command, folder):
+        return f'`jaxsearch {" ".join(command)}` failed, {folder}/log.txt says why'
+  return ''
+
+
+def _prepare(bench: Bench, seed: int) -> Iterator[tuple[pathlib.Path, list[str]]]:
+  """(what it makes, command) of a start."""
+  start = bench.start(seed)
+  world, base = start / 'world', [f'--config={_BASE}:{bench.size},{start}', f'--config.seed={seed}']
+  yield (
+    world / 'world.json',
+    ['world', f'--out={world}', f'--seed={seed}', f'--size={bench.size}'],
+  )
+  for split in _SPLITS:
+    index = start / 'index' / split
+    yield index, ['index', f'--corpus={world}/{split}/corpus.jsonl', f'--out={index}']
+  yield start / 'warmstart' / 'policy', ['warmstart', *base]
+  yield (
+    start / 'eval_before' / 'summary.json',
+    _test(base, start, 'warmstart/policy', start, 'eval_before'),
+  )
+
+
+def _improve(bench: Bench, name: str, seed: int) -> Iterator[tuple[pathlib.Path, list[str]]]:
+  """(what it makes, command) of one recipe."""
+  run = bench.run(name, seed)
+  for path in bench.configs(name, seed):
+    made = config_lib.read(path)
+    config = [f'--config={path}', f'--config.seed={seed}']
+    own = pathlib.Path(made.run_dir)
+    if pathlib.Path(made.policy.path) == own / 'warmstart' / 'policy':
+      yield own / 'warmstart' / 'policy', ['warmstart', *config]
+    yield own / 'policy', ['train', *config]
+  summary = run / 'eval_after' / 'summary.json'
+  yield summary, _test(config, bench.start(seed), 'policy', run, 'eval_after')
+
+
+def _test(
+  config: Sequence[str], start: pathlib.Path, policy: str, run: pathlib.Path, out: str
+) -> list[str]:
+  questions, index = f'{start}/world/test/questions.jsonl', f'{start}/index/test'
+  where = [f'--policy={run}/{policy}', f'--questions={questions}', f'--index={index}']
+  return ['eval', *config, *where, f'--out={run}/{out}']
+
+
+def _call(command: Sequence[str], folder: pathlib.Path) -> bool:
+  """Runs a verb in a process of its own; whether it succeeded."""
+  compiled = os.environ.get('JAX_COMPILATION_CACHE_DIR', os.path.abspath('runs/.compiled'))
+  environment = os.environ | {
+    'JAX_COMPILATION_CACHE_DIR': compiled,
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+    'JAXSEARCH_USAGE': str(folder / 'usage.jsonl'),
+  }
+  with open(folder / 'log.txt', 'a', encoding='utf-8') as log:
+    print('==', *command, file=log, flush=True)
+    program = [sys.executable, '-m', 'jaxsearch', *command]
+    return not subprocess.run(program, env=environment, stdout=log, stderr=log).returncode
