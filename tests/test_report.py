@@ -56,6 +56,7 @@ def _write_run(folder, *, finished=True):
   for step in range(21):
     values = {'reward/mean': step / 20, 'reward/em/mean': step / 25, 'timing_s/gen': 2 + step % 3}
     values |= {'group/rollouts': 8.0, 'group/frac_with_signal': 0.5}
+    values |= {'length/generated_mean': 100.0, 'length/policy_tokens_mean': 125.0}
     values |= {'timing_s/update': 1.5, 'timing_s/step': 4.0, 'mismatch/logp_absdiff_max': 1e-6}
     if step % 10 == 0:
       values['val/em'] = step / 30
