@@ -100,10 +100,8 @@ def test_kl_to_old_is_never_negative_and_estimates_the_kl_of_old_and_new():
   )
 
 
-@pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize('norm', NORMS)
-def test_what_is_masked_may_be_anything_and_has_no_gradient(name, norm):
-  algo = algo_of(name, loss_norm=norm, kl_coef=0.3, entropy_coef=0.1)
+def poisoned():
+  """(mask, clean log-probabilities and entropies, batch, the same poisoned where not trained)."""
   batch = toy.make_batch(1, 4, 9)
   mask = np.asarray(objective.kept(batch)[0])
   rng = np.random.default_rng(5)
@@ -112,9 +110,25 @@ def test_what_is_masked_may_be_anything_and_has_no_gradient(name, norm):
   read = ('sampler_logprobs', 'advantages', 'reference_logprobs')
   changes = {field: np.where(mask, getattr(batch, field), poison) for field in read}
   dirty = dataclasses.replace(batch, **changes)
+  return mask, clean, batch, [np.where(mask, c, poison) for c in clean], dirty
+
+
+def test_a_term_sees_nothing_of_what_is_masked():
+  mask, _, _, found, dirty = poisoned()
+  for old in (None, dirty.sampler_logprobs):
+    outputs = objective._outputs(dataclasses.replace(dirty, old_logprobs=old), *found)
+    for name, values in vars(outputs).items():
+      assert not np.asarray(values)[~mask].any(), name
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('norm', NORMS)
+def test_what_is_masked_may_be_anything_and_has_no_gradient(name, norm):
+  algo = algo_of(name, loss_norm=norm, kl_coef=0.3, entropy_coef=0.1)
+  mask, clean, batch, found, dirty = poisoned()
   loss = lambda logprobs, entropies, batch: means(algo, logprobs, batch, entropies)
   value = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-  one, other = value(*clean, batch), value(*(np.where(mask, c, poison) for c in clean), dirty)
+  one, other = value(*clean, batch), value(*found, dirty)
   jax.tree.map(np.testing.assert_array_equal, one, other)
   assert all((np.asarray(gradient)[~mask] == 0).all() for gradient in other[1])
   assert np.isfinite(other[0][0])
