@@ -110,9 +110,9 @@ def updates(
   """This host's part of the micro-batches of each update of this batch of rollouts.
 
   Every host's questions are cut into `algo.updates_per_batch` stretches, one for each update.
-  Trajectories that the infrastructure lost are in none. Without KL, entropy and whitening a row
-  whose advantages are all zero has a gradient of exactly zero: it enters the denominator and is
-  spared the forward and backward pass.
+  Trajectories that the infrastructure lost are in none. Without KL, entropy, further terms of
+  the loss and whitening a row whose advantages are all zero has a gradient of exactly zero: it
+  enters the denominator and is spared the forward and backward pass.
 
   Args:
     done: of this host.
@@ -125,7 +125,7 @@ def updates(
     numpy batches, of the same number and shapes on every host.
   """
   algo = config.algo
-  needs_all = bool(algo.kl_coef or algo.entropy_coef or algo.whiten)
+  needs_all = bool(algo.kl_coef or algo.entropy_coef or algo.terms or algo.whiten)
   own = iter(done)
   trajectories = [next(own) if s.host == place.host else None for s in summaries]
   trainers = _trainers(summaries, advantages)

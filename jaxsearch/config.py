@@ -108,6 +108,7 @@ class Algo:
   kl: str = 'k3'  # Function in algo/kl.py.
   kl_place: str = 'loss'  # loss: a term of it; reward: taken off each token's reward.
   entropy_coef: float = 0.0  # Weight of the entropy bonus.
+  terms: str = ''  # Further terms of the loss, functions in algo/terms.py: 'name=0.1,other=-2'.
   loss_norm: str = 'token'  # token, sequence or constant: what the policy loss is divided by.
   untrained_span: str = ''  # Spans of this name, as the protocol calls them, are not trained.
   loss_tokens: str = 'policy'  # policy: what was sampled; all: observations too (an ablation).

@@ -155,8 +155,8 @@ class Learner:
       state: donated: its arrays are gone afterwards.
       microbatches: global arrays (`place`), the same number and shapes on every host; forward and
         backward run once over each.
-      counted: further ones whose gradient is known to be zero: they enter the denominator of the
-        loss and nothing else.
+      counted: further ones whose gradient is known to be zero: they enter the denominators of the
+        loss and its terms, and nothing else.
 
     Returns:
       The next state, and metrics of this update, before it took effect.
@@ -167,7 +167,7 @@ class Learner:
     whole = denominators
     for batch in counted:
       whole = self._count(whole, batch)
-    denominators = denominators | {'loss': whole['loss']}
+    denominators = whole | {name: denominators[name] for name in objective.MEASURED}
     for batch in microbatches:
       grads, sums = self._accumulate(state.params, batch, denominators, grads=grads, sums=sums)
     state, metrics = self._apply(state=state, grads=grads)

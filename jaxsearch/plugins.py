@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.resources
+import math
 import types as pytypes
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -48,6 +49,27 @@ def function(module: pytypes.ModuleType, name: str) -> Callable[..., Any]:
   if name not in choices:
     raise UserError(_unknown(module.__name__.removeprefix('jaxsearch.'), name, choices))
   return getattr(module, name)
+
+
+def weights(text: str) -> dict[str, float]:
+  """'one=0.1,other=-2' -> names of functions and their weights, in order; '' -> none.
+
+  Raises:
+    UserError: for another form, a name that is there twice, a weight that is 0 or not finite.
+  """
+  found: dict[str, float] = {}
+  for part in text.split(',') if text.strip() else []:
+    name, _, value = (word.strip() for word in part.partition('='))
+    try:
+      weight = float(value)
+    except ValueError:
+      weight = 0.0
+    if not name or name in found or not weight or not math.isfinite(weight):
+      raise UserError(
+        f'{part.strip()!r} is not NAME=WEIGHT with a finite weight other than 0, each name once.'
+      )
+    found[name] = weight
+  return found
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

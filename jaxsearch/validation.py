@@ -215,7 +215,20 @@ def _choices(c: config_lib.Config) -> list[str]:
     if values[name] not in choices:
       hint = plugins.nearest(values[name], choices)
       problems.append(f'{name} is {values[name]!r}; allowed: {", ".join(choices)}.{hint}')
-  return problems
+  return problems + _terms(c.algo.terms)
+
+
+def _terms(text: str) -> list[str]:
+  choices = _functions('algo', 'terms')
+  try:
+    names = plugins.weights(text)
+  except UserError as error:
+    return [f'algo.terms is {text!r}: {error}']
+  return [
+    f'algo.terms is {text!r}; allowed: {", ".join(choices)}.{plugins.nearest(name, choices)}'
+    for name in names
+    if name not in choices
+  ]
 
 
 def _functions(folder: str, file: str) -> list[str]:

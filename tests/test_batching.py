@@ -76,10 +76,19 @@ def _rows(batches):
   return found
 
 
-@pytest.mark.parametrize('needs_all', [False, True])
-def test_every_trajectory_is_in_one_row_with_its_own_advantages(needs_all):
+@pytest.mark.parametrize(
+  ('needs_all', 'algo'),
+  [
+    (False, {}),
+    (True, {'entropy_coef': 0.1}),
+    (True, {'kl_coef': 0.1}),
+    (True, {'whiten': True}),
+    (True, {'terms': 'kl_to_old=0.1'}),
+  ],
+)
+def test_every_trajectory_is_in_one_row_with_its_own_advantages(needs_all, algo):
   done, summaries, advantages = _step(SHAPES, lost=(3,))
-  settings = _config(entropy_coef=0.1 if needs_all else 0.0)
+  settings = _config(**algo)
   ((trained, counted),) = batching.updates(done, summaries, advantages, settings, ONE)
   for rows, is_trained in ((_rows(trained), True), (_rows(counted), False)):
     expected = [

@@ -21,7 +21,7 @@ ALL = '\n'.join(TEXTS.values())
 # Path in the first line of an example -> its code.
 EXAMPLES = dict(re.findall(r'```python\n# (\S+)\n(.*?)```', TEXTS['BUILD.md'], re.DOTALL))
 EXAMPLES |= dict(re.findall(r'```python\n# (\S+)\n(.*?)```', TEXTS['README.md'], re.DOTALL))
-FUNCTIONS = {  # Two examples are functions for files that are there.
+FUNCTIONS = {  # Some examples are functions for files that are there.
   match[1]: match[0]
   for match in re.findall(r'```python\n# \S+\n(def (\w+)\(.*?)```', TEXTS['BUILD.md'], re.DOTALL)
 }
@@ -119,6 +119,17 @@ def test_the_loss_example():
   losses, clipped = names['truncated_ratio'](*arrays, clip_low=0.2, clip_high=0.2)
   np.testing.assert_allclose(losses, [-1.2 * np.log(0.6), -0.5 * 2 * np.log(0.2)], rtol=1e-6)
   assert clipped.tolist() == [True, False]
+
+
+def test_the_term_example():
+  names = dict(vars(plugins.load('algo', 'terms')))
+  exec(FUNCTIONS['unlikelihood'], names)
+  logprobs, zeros = jnp.log(jnp.array([[0.5, 0.75, 0.75]])), jnp.zeros((1, 3))
+  advantages, kept = jnp.array([[-1.0, -2.0, 3.0]]), jnp.ones((1, 3), bool)
+  outputs = names['Outputs'](logprobs, zeros, logprobs, advantages, None, kept)
+  values, over = names['unlikelihood'](outputs)
+  np.testing.assert_allclose(values, [[np.log(2), np.log(4), np.log(4)]], rtol=1e-6)
+  assert over.tolist() == [[True, True, False]]
 
 
 @pytest.mark.parametrize('path', ['configs/mine.py', 'configs/larger_groups.py'])

@@ -363,7 +363,8 @@ def test_golden_update(learner):
 
 
 def test_wrong_names_are_refused():
-  for algo in ({'policy_loss': 'cliped_ratio'}, {'kl': 'k4'}, {'loss_norm': 'tokens'}):
+  wrong = {'policy_loss': 'cliped_ratio', 'kl': 'k4', 'loss_norm': 'tokens', 'terms': 'kl_to_odl=1'}
+  for algo in ({name: value} for name, value in wrong.items()):
     with pytest.raises(UserError, match='has no .* Choices: '):
       make_learner(toy.make_config(**algo))
 

@@ -6,6 +6,7 @@
   shaping     advantages on the mesh: KL in the reward, whitening
   logprobs    hidden states -> log-probabilities and entropies, chunked over time
   losses      per-token policy losses
+  terms       further terms of the loss, with weights
   kl          estimators of the KL to the reference
   norms       what sums over tokens are divided by
   objective   the loss of a micro-batch, its denominators and metrics

@@ -3,7 +3,8 @@
   (1 / denominator) sum over rows and kept tokens of
       coefficient * (importance * policy_loss + kl_coef * KL - entropy_coef * entropy)
 
-with the coefficient and the denominator of `algo.loss_norm`. Kept tokens are those of `loss_mask`
+with the coefficient and the denominator of `algo.loss_norm`, and to this every term of `algo.terms`
+adds its weight times such a mean over its own tokens. Kept tokens are those of `loss_mask`
 inside the row's length, entry 0 excepted, of rows with weight above 0. All others are taken out
 with `where` before any arithmetic and again at the sum: a product with a mask lets NaN through.
 """
@@ -11,15 +12,20 @@ with `where` before any arithmetic and again at the sum: a product with a mask l
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from jaxsearch import config as config_lib
 from jaxsearch import plugins
-from jaxsearch.algo import kl, losses, norms
+from jaxsearch.algo import kl, losses, norms, terms
+from jaxsearch.algo.terms import Outputs
 
 Sums = dict[str, jax.Array]
+Term = Callable[[Outputs], tuple[jax.Array, jax.Array]]
+# Denominators of metrics alone: rows that are spared their gradient have no part in them.
+MEASURED = ('tokens', 'sampled')
 
 
 @jax.tree_util.register_dataclass
@@ -62,22 +68,29 @@ class Objective:
       policy_tokens: most tokens a row can sample; `loss_norm='constant'` divides by it.
 
     Raises:
-      UserError: for a name that does not exist.
+      UserError: for a name that does not exist, or terms that cannot be read.
     """
     self._algo = algo
     self._policy_tokens = policy_tokens
     self._policy_loss = plugins.function(losses, algo.policy_loss)
-    self._kl = plugins.function(kl, algo.kl)
-    self._has_kl_term = bool(algo.kl_coef) and algo.kl_place == 'loss'
+    self._terms = _terms(algo)
+    self._further = [name for name in self._terms if name.startswith('term/')]
     self._norm = plugins.function(norms, algo.loss_norm)
 
   def denominators(self, batch: Batch) -> Sums:
     """This micro-batch's share of what its sums are divided by; add up over the whole update."""
     kept_BT, sampled_BT = kept(batch)
-    _, share = self._norm(kept_BT, batch.weights, self._policy_tokens)
     weights_B1 = batch.weights[:, None]
     tokens, sampled = jnp.sum(kept_BT * weights_B1), jnp.sum(sampled_BT * weights_B1)
-    return {'loss': share, 'tokens': tokens, 'sampled': sampled}
+    unknown_BT = jnp.zeros(kept_BT.shape, jnp.float32)
+    outputs = _outputs(batch, unknown_BT, unknown_BT)
+    over = {'loss': kept_BT}
+    over |= {name: self._terms[name][1](outputs)[1] & kept_BT for name in self._further}
+    shares = {
+      name: self._norm(over_BT, batch.weights, self._policy_tokens)[1]
+      for name, over_BT in over.items()
+    }
+    return shares | dict(zip(MEASURED, (tokens, sampled), strict=True))
 
   def loss(
     self, logprobs_BT: jax.Array, entropies_BT: jax.Array, batch: Batch, denominators: Sums
@@ -93,24 +106,26 @@ class Objective:
     """
     algo = self._algo
     kept_BT, sampled_BT = kept(batch)
-    new_BT = jnp.where(kept_BT, logprobs_BT, 0.0)
-    old_BT = _old_logprobs(batch, kept_BT, sampled_BT, jax.lax.stop_gradient(new_BT))
-    advantages_BT = jnp.where(kept_BT, batch.advantages, 0.0)
-    coefficients_BT, _ = self._norm(kept_BT, batch.weights, self._policy_tokens)
-    loss_mean = lambda values_BT: _mean(values_BT, coefficients_BT, denominators['loss'])
+    outputs = _outputs(batch, logprobs_BT, entropies_BT)
+    new_BT, old_BT = outputs.logprobs_BT, outputs.old_logprobs_BT
+
+    def loss_mean(name: str, values_BT: jax.Array, over_BT: jax.Array) -> jax.Array:
+      coefficients_BT, _ = self._norm(over_BT, batch.weights, self._policy_tokens)
+      return _mean(values_BT, coefficients_BT, denominators.get(name, denominators['loss']))
 
     bounds = {'clip_low': algo.clip_low, 'clip_high': algo.clip_high}
-    losses_BT, clipped_BT = self._policy_loss(new_BT, old_BT, advantages_BT, kept_BT, **bounds)
+    losses_BT, clipped_BT = self._policy_loss(
+      new_BT, old_BT, outputs.advantages_BT, kept_BT, **bounds
+    )
     if algo.importance_cap:
       losses_BT *= _importance(batch, sampled_BT, old_BT, algo.importance_cap)
-    sums = {'actor/pg_loss': loss_mean(losses_BT), 'actor/entropy': loss_mean(entropies_BT)}
-    loss = sums['actor/pg_loss']
-    if algo.entropy_coef:
-      loss -= algo.entropy_coef * sums['actor/entropy']
-    if self._has_kl_term:
-      reference_BT = jnp.where(kept_BT, batch.reference_logprobs, 0.0)
-      sums['actor/kl_loss'] = loss_mean(self._kl(new_BT, reference_BT))
-      loss += algo.kl_coef * sums['actor/kl_loss']
+    loss = loss_mean('loss', losses_BT, kept_BT)
+    sums = {'actor/pg_loss': loss}
+    for name, (weight, term) in self._terms.items():
+      values_BT, over_BT = term(outputs)
+      sums[f'actor/{name}'] = mean = loss_mean(name, values_BT, over_BT & kept_BT)
+      if weight:
+        loss += weight * mean
 
     weights_BT = kept_BT * batch.weights[:, None]
     token_mean = lambda values_BT: _mean(values_BT, weights_BT, denominators['tokens'])
@@ -126,11 +141,11 @@ class Objective:
   def zeros(self) -> tuple[Sums, Sums]:
     """(metrics, denominators) to start adding from."""
     zero = jnp.zeros((), jnp.float32)
-    names = ['pg_loss', 'entropy', 'pg_clipfrac', 'ppo_kl', 'ratio_mean']
-    names += ['kl_loss'] if self._has_kl_term else []
+    names = ['pg_loss', 'pg_clipfrac', 'ppo_kl', 'ratio_mean', *self._terms]
     names = [f'actor/{name}' for name in names]
     names += [f'mismatch/logp_absdiff_{kind}' for kind in ('mean', 'max')]
-    return dict.fromkeys(names, zero), dict.fromkeys(('loss', 'tokens', 'sampled'), zero)
+    counts = ['loss', *self._further, *MEASURED]
+    return dict.fromkeys(names, zero), dict.fromkeys(counts, zero)
 
   def add(self, sums: Sums, more: Sums) -> Sums:
     """Metrics of two parts of a batch -> of both."""
@@ -144,6 +159,32 @@ def kept(batch: Batch) -> tuple[jax.Array, jax.Array]:
   kept_BT = batch.loss_mask & inside_BT
   sampled_BT = kept_BT if batch.sampled_mask is None else kept_BT & batch.sampled_mask
   return kept_BT, sampled_BT
+
+
+def _terms(algo: config_lib.Algo) -> dict[str, tuple[float, Term]]:
+  """Metric -> (weight, function) of all that is added to the policy loss; see `terms`."""
+  found = {'entropy': (-algo.entropy_coef, lambda o: (o.entropies_BT, o.kept_BT))}
+  estimate = plugins.function(kl, algo.kl)
+  if algo.kl_coef and algo.kl_place == 'loss':
+    penalty = lambda o: (estimate(o.logprobs_BT, o.reference_logprobs_BT), o.kept_BT)
+    found['kl_loss'] = (algo.kl_coef, penalty)
+  for name, weight in plugins.weights(algo.terms).items():
+    found[f'term/{name}'] = (weight, plugins.function(terms, name))
+  return found
+
+
+def _outputs(batch: Batch, logprobs_BT: jax.Array, entropies_BT: jax.Array) -> Outputs:
+  kept_BT, sampled_BT = kept(batch)
+  new_BT = jnp.where(kept_BT, logprobs_BT, 0.0)
+  reference_BT = batch.reference_logprobs
+  return Outputs(
+    logprobs_BT=new_BT,
+    entropies_BT=jnp.where(kept_BT, entropies_BT, 0.0),
+    old_logprobs_BT=_old_logprobs(batch, kept_BT, sampled_BT, jax.lax.stop_gradient(new_BT)),
+    advantages_BT=jnp.where(kept_BT, batch.advantages, 0.0),
+    reference_logprobs_BT=None if reference_BT is None else jnp.where(kept_BT, reference_BT, 0.0),
+    kept_BT=kept_BT,
+  )
 
 
 def _old_logprobs(
