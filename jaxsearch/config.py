@@ -65,8 +65,12 @@ class Retrieval:
   noise_end: float = 0.0  # and at the last; between them it rises ever faster (ZeroSearch).
   url: str = ''  # Of the simulator's OpenAI-compatible endpoint, with its /v1.
   model: str = ''  # Name by which the endpoint knows the simulator.
-  mode: str = 'prompted'  # Of the simulator: prompted or tuned.
-  questions: str = ''  # Question file whose answers the simulator may know.
+  simulator: str = ''  # Policy folder of engine_simulator (`warmstart --task=simulator`).
+  mode: str = 'prompted'  # Of a simulator: prompted or tuned.
+  prompt: str = ''  # Text file that asks a simulator, with {query}, {kind}; empty: its own wording.
+  questions: str = ''  # Question file whose answers a simulator may know.
+  answer_tokens: int = 600  # That a simulator may write for a query (ZeroSearch's limit).
+  context_tokens: int = 1024  # Of engine_simulator: prompt and answer together.
 
 
 @dataclasses.dataclass
