@@ -152,6 +152,7 @@ class Warmstart:
   """Supervised training on demonstrations, before reinforcement learning."""
 
   demonstrations: str = ''  # JSON lines: id, question, golden_answers, steps.
+  records: str = ''  # JSON lines by `collect`, for --task=simulator in place of demonstrations.
   policy: str = ''  # Policy folder to go on from; empty: a new policy of the size in `model`.
   steps: int = 1000
   tokens_per_step: int = 8192  # Padded tokens of an update: rows = tokens // bucket.

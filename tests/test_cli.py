@@ -12,7 +12,7 @@ from jaxsearch import cli
 from jaxsearch.world import auditor
 
 ROOT = pathlib.Path(__file__).parents[1]
-VERBS = ('world', 'index', 'warmstart', 'eval', 'difficulty', 'train', 'report', 'ask')
+VERBS = ['world', 'index', 'warmstart', 'eval', 'difficulty', 'collect', 'train', 'report', 'ask']
 CONFIG = 'from jaxsearch.config import Config\ndef get_config():\n  return Config()\n'
 
 
@@ -55,6 +55,9 @@ def test_each_verb_explains_its_flags(verb, capsys):
     ('train --config={}/c.py', 'policy.path'),
     ('train --config={}/c.py --config.run_dir={}/c.py/run', 'Not a directory'),
     ('warmstart --config={}/c.py --config.run_dir={}/run', 'model.tokenizer'),
+    ('warmstart --config={}/c.py --task=serch', 'search|simulator'),
+    ('collect --config={}/c.py', '--out'),
+    ('collect --config={}/c.py --out={}/r.jsonl', 'questions.train'),
     ('eval --config={}/c.py --policy={}/nowhere', 'nowhere'),
     ('ask --config={}/c.py', '--question'),
     ('report', 'either --run=DIR or --compare'),

@@ -130,7 +130,7 @@ def test_a_control_differs_from_the_quick_start_in_what_it_names(name, changed):
 @pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_every_configuration_of_the_repository_is_valid_but_for_files(path):
   made = config.read(str(path))
-  for verb in ('warmstart', 'train', 'eval', 'ask'):
+  for verb in ('warmstart', 'collect', 'train', 'eval', 'ask'):
     try:
       validation.validate(made, verb)
     except UserError as error:

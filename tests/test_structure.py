@@ -17,7 +17,7 @@ LAYERS = (
   'questions world text protocols retrieval rewards algo models',
   'sharding checkpoint metrics trajectories',
   'rollout batching learner',
-  'trainer training_run warmstart evaluation report',
+  'trainer training_run warmstart collection evaluation report',
   'cli __main__',
 )
 LAYER = {unit: i for i, units in enumerate(LAYERS) for unit in units.split()}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from absl import flags
 
 from jaxsearch import config as config_lib
-from jaxsearch import plugins, validation
+from jaxsearch import files, plugins, validation
 from jaxsearch.cli import _flags, _usage
 from jaxsearch.types import UserError
 
@@ -85,12 +85,19 @@ def _index(argv: list[str]) -> None:
 
 
 def _warmstart(argv: list[str]) -> None:
-  """Make a policy by supervised training on demonstrations."""
-  config = _flags.config_only('warmstart', argv)
+  """Make a policy by supervised training on demonstrations, or a simulated search engine."""
+  values = flags.FlagValues()
+  rest = _flags.define_config(values, argv)
+  tasks = ['search', 'simulator']
+  task = flags.DEFINE_enum('task', tasks[0], tasks, 'Demonstrations or records.', values)
+  _flags.parse('warmstart', values, rest)
+  config = values['config'].value
+  verb = 'warmstart' if task.value == tasks[0] else f'warmstart --task={task.value}'
+  validation.validate(config, verb, hosts=_flags.hosts())
   _join_processes()
   from jaxsearch import warmstart
 
-  warmstart.warmstart(config)
+  warmstart.warmstart(config, task.value)
 
 
 def _train(argv: list[str]) -> None:
@@ -138,13 +145,31 @@ def _difficulty(argv: list[str]) -> None:
   out = flags.DEFINE_string('out', None, 'Question file to write.', values, required=True)
   samples = flags.DEFINE_integer('samples', 20, 'Rollouts of each.', 1, flag_values=values)
   config = _flags.policy_config('difficulty', values, rest)
-  if os.path.isdir(out.value):
-    raise UserError(f'--out is {out.value!r}, which is a folder; give a file to write.')
-  _require_writable('--out', os.path.dirname(os.path.abspath(out.value)))
+  _require_file_place('--out', out.value)
   _join_processes()
   from jaxsearch import evaluation
 
   evaluation.difficulty(config, **_flags.where(config), out=out.value, samples=samples.value)
+
+
+def _collect(argv: list[str]) -> None:
+  """Write down what a policy's searches find: the records that a simulator learns from."""
+  values = flags.FlagValues()
+  rest = _flags.define_config(values, argv)
+  out = flags.DEFINE_string('out', None, 'File of records to write.', values, required=True)
+  samples = flags.DEFINE_integer('samples', 1, 'Rollouts of each.', 1, flag_values=values)
+  config = _flags.policy_config('collect', values, rest, 'questions.train', 'retrieval.index')
+  _require_file_place('--out', out.value)
+  _join_processes()
+  from jaxsearch import collection
+
+  collection.collect(
+    config,
+    policy=config.policy.path,
+    questions=config.questions.train,
+    out=out.value,
+    samples=samples.value,
+  )
 
 
 def _ask(argv: list[str]) -> None:
@@ -205,6 +230,7 @@ _VERBS: Mapping[str, Callable[[list[str]], None]] = {
   'warmstart': _warmstart,
   'eval': _eval,
   'difficulty': _difficulty,
+  'collect': _collect,
   'train': _train,
   'report': _report,
   'ask': _ask,
@@ -223,8 +249,14 @@ def _require_file(thing: str, path: str) -> None:
     raise UserError(f'{thing} is {path!r}, which is not a file; give an existing file.')
 
 
+def _require_file_place(thing: str, path: str) -> None:
+  if os.path.isdir(path):
+    raise UserError(f'{thing} is {path!r}, which is a folder; give a file to write.')
+  _require_writable(thing, os.path.dirname(os.path.abspath(path)))
+
+
 def _require_writable(thing: str, folder: str) -> None:
-  problem = validation.unwritable(folder)
+  problem = files.unwritable(folder)
   if problem:
     raise UserError(f'{thing} is {folder!r}: {problem}; choose a folder that you may write to.')
 
