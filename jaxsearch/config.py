@@ -60,7 +60,7 @@ class Retrieval:
   workers: int = 1  # Processes of the pool.
   deadline_s: float = 20.0  # From submission to answer, retries included.
   retries: int = 2  # Further tries after an infrastructure failure, within the deadline.
-  batch: int = 64  # Most requests that a worker takes at once.
+  batch: int = 64  # Most requests that a worker takes at once; slots of engine_simulator.
   noise_start: float = 0.0  # Simulated retrievers: share of misleading answers at the first step,
   noise_end: float = 0.0  # and at the last; between them it rises ever faster (ZeroSearch).
   url: str = ''  # Of the simulator's OpenAI-compatible endpoint, with its /v1.

@@ -115,9 +115,10 @@ def test_several_processes_fail_together():
   assert done.returncode == 2 and 'usage' in done.stderr
 
 
-def test_controls_need_a_finished_run(tmp_path):
+@pytest.mark.parametrize('name', ['ablations', 'own_simulator'])
+def test_what_stands_beside_a_run_needs_a_finished_one(tmp_path, name):
   environment = os.environ | {'RUN': str(tmp_path), 'OUT': str(tmp_path / 'out')}
-  script = str(ROOT / 'launch' / 'ablations.sh')
+  script = str(ROOT / 'launch' / f'{name}.sh')
   done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
   assert done.returncode == 2 and 'launch/quickstart.sh first' in done.stderr
   assert not list(tmp_path.iterdir())
