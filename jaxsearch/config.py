@@ -60,13 +60,17 @@ class Retrieval:
   workers: int = 1  # Processes of the pool.
   deadline_s: float = 20.0  # From submission to answer, retries included.
   retries: int = 2  # Further tries after an infrastructure failure, within the deadline.
-  batch: int = 64  # Most requests that a worker takes at once.
+  batch: int = 64  # Most requests that a worker takes at once; slots of engine_simulator.
   noise_start: float = 0.0  # Simulated retrievers: share of misleading answers at the first step,
   noise_end: float = 0.0  # and at the last; between them it rises ever faster (ZeroSearch).
   url: str = ''  # Of the simulator's OpenAI-compatible endpoint, with its /v1.
   model: str = ''  # Name by which the endpoint knows the simulator.
-  mode: str = 'prompted'  # Of the simulator: prompted or tuned.
-  questions: str = ''  # Question file whose answers the simulator may know.
+  simulator: str = ''  # Policy folder of engine_simulator (`warmstart --task=simulator`).
+  mode: str = 'prompted'  # Of a simulator: prompted or tuned.
+  prompt: str = ''  # Text file that asks a simulator, with {query}, {kind}; empty: its own wording.
+  questions: str = ''  # Question file whose answers a simulator may know.
+  answer_tokens: int = 600  # That a simulator may write for a query (ZeroSearch's limit).
+  context_tokens: int = 1024  # Of engine_simulator: prompt and answer together.
 
 
 @dataclasses.dataclass
@@ -150,6 +154,7 @@ class Warmstart:
   """Supervised training on demonstrations, before reinforcement learning."""
 
   demonstrations: str = ''  # JSON lines: id, question, golden_answers, steps.
+  records: str = ''  # JSON lines by `collect`, for --task=simulator in place of demonstrations.
   policy: str = ''  # Policy folder to go on from; empty: a new policy of the size in `model`.
   steps: int = 1000
   tokens_per_step: int = 8192  # Padded tokens of an update: rows = tokens // bucket.

@@ -9,13 +9,13 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import rich.progress
 
-from jaxsearch import checkpoint, report, sharding, trajectories, validation
+from jaxsearch import checkpoint, files, report, sharding, trajectories
 from jaxsearch import config as config_lib
 from jaxsearch import questions as questions_lib
 from jaxsearch.retrieval.pool import Pool
@@ -44,12 +44,13 @@ def evaluate(
     the summary.
   """
   asked = questions_lib.read(questions)
-  with _at_work(config, policy, index) as (actor, pool):
+  with at_work(config, policy, _retrieval(config, index)) as (actor, pool):
     greedy = ask_all(actor, asked, pool=pool, top_k=config.eval_retrieval.top_k, label='eval')
     summary = trajectories.summarize(greedy)
     if samples:
       tasks = [Task(q, i, s, 0) for i, q in enumerate(asked) for s in range(samples)]
-      sampled = _roll_out(actor, tasks, pool, config.eval_retrieval.top_k, 1.0, f'pass@{samples}')
+      top_k, label = config.eval_retrieval.top_k, f'pass@{samples}'
+      sampled = roll_out(actor, tasks, pool=pool, top_k=top_k, temperature=1.0, label=label)
       summary[f'pass@{samples}_by_hops'] = _pass_by_hops(sampled)
   if jax.process_index() == 0:
     folder = pathlib.Path(out)
@@ -62,7 +63,7 @@ def evaluate(
 def ask(config: config_lib.Config, *, policy: str, index: str, question: str) -> None:
   """Answers one question and prints the trajectory in colour."""
   asked = [Question('asked', question, golden_answers=())]
-  with _at_work(config, policy, index) as (actor, pool):
+  with at_work(config, policy, _retrieval(config, index)) as (actor, pool):
     (record,) = ask_all(actor, asked, pool=pool, top_k=config.eval_retrieval.top_k)
   report.show(record)
 
@@ -86,8 +87,9 @@ def difficulty(
   """
   asked = questions_lib.read(questions)
   tasks = [Task(q, i, s, 0) for i, q in enumerate(asked) for s in range(samples)]
-  with _at_work(config, policy, index) as (actor, pool):
-    records = _roll_out(actor, tasks, pool, config.eval_retrieval.top_k, 1.0, 'difficulty')
+  with at_work(config, policy, _retrieval(config, index)) as (actor, pool):
+    top_k = config.eval_retrieval.top_k
+    records = roll_out(actor, tasks, pool=pool, top_k=top_k, temperature=1.0, label='difficulty')
   needed: dict[int, int] = {}
   for record in records:  # Samples in order.
     if record['rewards'].get('em', 0.0):
@@ -134,32 +136,52 @@ def ask_all(
     the record of every question, in their order, on every host: a collective.
   """
   tasks = [Task(question, i, 0, step) for i, question in enumerate(questions)]
-  return _roll_out(actor, tasks, pool, top_k, 0.0, label)
+  return roll_out(actor, tasks, pool=pool, top_k=top_k, temperature=0.0, label=label)
 
 
-def _roll_out(
-  actor: Actor, tasks: Sequence[Task], pool: Pool, top_k: int, temperature: float, label: str
-) -> list[trajectories.Record]:
+def roll_out(
+  actor: Actor,
+  tasks: Sequence[Task],
+  *,
+  pool: Pool,
+  top_k: int,
+  temperature: float,
+  label: str,
+  describe: Callable[..., Mapping[str, Any]] = trajectories.record,
+) -> list[Any]:
+  """Rolls out every task, shared out over the hosts.
+
+  Args:
+    actor, pool, top_k, label: as in `ask_all`.
+    tasks: the same on every host.
+    temperature: 0 for greedy.
+    describe: (trajectory, tokenizer, protocol) -> what JSON can hold, with position and sample.
+
+  Returns:
+    the description of every rollout, by position and sample, on every host: a collective.
+  """
   mine = [task for task in tasks if task.position % jax.process_count() == jax.process_index()]
   portions = [mine[i : i + _PORTION] for i in range(0, len(mine), _PORTION)]
   records = []
   for portion in _tracked(portions, label):
     for trajectory in actor.rollout(portion, pool=pool, top_k=top_k, temperature=temperature):
-      records.append(trajectories.record(trajectory, actor.tokenizer, actor.protocol))
+      records.append(describe(trajectory, actor.tokenizer, actor.protocol))
   gathered = [record for host in sharding.gather_json(records) for record in host]
   return sorted(gathered, key=lambda r: (r['position'], r['sample']))
 
 
 @contextlib.contextmanager
-def _at_work(config: config_lib.Config, policy: str, index: str) -> Iterator[tuple[Actor, Pool]]:
-  """The policy of a folder with its weights loaded, and the retriever of `eval_retrieval`."""
+def at_work(
+  config: config_lib.Config, policy: str, retrieval: config_lib.Retrieval
+) -> Iterator[tuple[Actor, Pool]]:
+  """The policy of a folder with its weights loaded, and a retriever."""
   # Samples of one question are independent here.
   config = dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, leaves=1))
   mesh = sharding.make_mesh(config.mesh)
   size, params, tokenizer = checkpoint.load_policy(policy, mesh)
   actor = Actor(config, size, tokenizer, mesh)
   actor.load(params)
-  with Pool(_retrieval(config, index)) as pool:
+  with Pool(retrieval) as pool:
     yield actor, pool
 
 
@@ -188,6 +210,6 @@ def _pass_by_hops(records: Sequence[trajectories.Record]) -> Mapping[str, float]
 def _retrieval(config: config_lib.Config, index: str) -> config_lib.Retrieval:
   retrieval = copy.copy(config.eval_retrieval)
   retrieval.index = index
-  if retrieval.backend not in validation.WITHOUT_INDEX and not os.path.isdir(index):
+  if retrieval.backend not in files.WITHOUT_INDEX and not os.path.isdir(index):
     raise UserError(f'the index {index!r} is not a folder; make it with `jaxsearch index`.')
   return retrieval

@@ -10,12 +10,10 @@ import ast
 import copy
 import importlib.resources
 import operator
-import os
-import tempfile
 from collections.abc import Sequence
 
 from jaxsearch import config as config_lib
-from jaxsearch import fields, plugins
+from jaxsearch import fields, files, plugins
 from jaxsearch.types import UserError
 
 # Every number must be positive, except these.
@@ -58,8 +56,6 @@ _AT_MOST_ONE = (
   'retrieval.noise_start',
   'schedule.infra_limit',
 )
-# Backends that need no index.
-WITHOUT_INDEX = ('none', 'simulator')
 _AXES = ('mesh.data', 'mesh.fsdp', 'mesh.tensor')
 
 
@@ -89,7 +85,7 @@ def validate(
       problems.append(f'{name} is {value!r}; allowed: a {type(default).__name__}.')
       section, _, leaf = name.rpartition('.')
       setattr(operator.attrgetter(section)(checked) if section else checked, leaf, default)
-  problems += _bounds(checked, hosts) + _choices(checked) + _files(checked, verb, made)
+  problems += _bounds(checked, hosts) + _choices(checked) + files.problems(checked, verb, made)
   if verb == 'train' and checked.algo.group_size == 1 and checked.algo.advantage != 'raw_reward':
     problems.append('algo.group_size is 1; allowed: at least 2, or nothing is compared.')
   if problems:
@@ -97,18 +93,6 @@ def validate(
       f'{len(problems)} problem(s) in the configuration; mend the file or override with '
       '--config.NAME=VALUE.\n' + '\n'.join(f'  {line}' for line in problems)
     )
-
-
-def unwritable(folder: str) -> str:
-  """Why files cannot be made under `folder`, which need not exist yet; empty if they can."""
-  existing = os.path.abspath(folder)
-  while not os.path.lexists(existing):
-    existing = os.path.dirname(existing)
-  try:
-    with tempfile.TemporaryFile(dir=existing):
-      return ''
-  except OSError as error:
-    return f'no file can be made in {existing} ({error.strerror})'
 
 
 def _has_type_of(value: object, default: object) -> bool:
@@ -151,6 +135,14 @@ def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
       'rollout.policy_tokens',
       r.policy_tokens < r.context_tokens,
       f'below rollout.context_tokens = {r.context_tokens}',
+    ),
+    *(
+      (
+        f'{name}.answer_tokens',
+        s.answer_tokens < s.context_tokens or s.backend != 'engine_simulator',
+        f'below {name}.context_tokens = {s.context_tokens}, with engine_simulator',
+      )
+      for name, s in (('retrieval', c.retrieval), ('eval_retrieval', c.eval_retrieval))
     ),
     (
       'algo.questions_per_step',
@@ -198,6 +190,8 @@ def _choices(c: config_lib.Config) -> list[str]:
     'protocol.form': ['base', 'instruct'],
     'retrieval.backend': backends,
     'eval_retrieval.backend': backends,
+    'retrieval.mode': ['prompted', 'tuned'],
+    'eval_retrieval.mode': ['prompted', 'tuned'],
     'reward.name': plugins.names('rewards'),
     'algo.advantage': _functions('algo', 'advantages'),
     'algo.policy_loss': _functions('algo', 'losses'),
@@ -236,53 +230,3 @@ def _functions(folder: str, file: str) -> list[str]:
   text = importlib.resources.files('jaxsearch').joinpath(folder, f'{file}.py').read_text()
   names = (node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef))
   return sorted(name for name in names if not name.startswith('_'))
-
-
-def _files(c: config_lib.Config, verb: str, made: Sequence[str]) -> list[str]:
-  """Files that `verb` reads, and the folder that it writes."""
-  values = dict(fields.flatten(c))
-  start = 'warmstart.policy' if c.warmstart.policy else 'model.tokenizer'
-  needs = {
-    'warmstart': [start, 'warmstart.demonstrations', 'retrieval.index'],
-    'train': ['policy.path', 'questions.train', 'questions.dev', 'retrieval.index'],
-    'eval': ['policy.path', 'questions.dev'],
-    'ask': ['policy.path'],
-  }[verb]
-  if verb != 'warmstart':
-    needs.append('eval_retrieval.index')
-  if verb == 'train' and c.algo.kl_coef > 0 and c.policy.reference:
-    needs.append('policy.reference')
-  backends = {'retrieval.index': c.retrieval, 'eval_retrieval.index': c.eval_retrieval}
-  problems = []
-  for name in needs:
-    path = str(values[name])
-    if name in backends:
-      if backends[name].backend not in WITHOUT_INDEX and not os.path.isdir(path):
-        problems.append(f'{name} is {path!r}; allowed: a folder made by `jaxsearch index`.')
-    elif os.path.normpath(path) in map(os.path.normpath, made):
-      continue
-    elif name in ('model.tokenizer', 'policy.path', 'policy.reference', 'warmstart.policy'):
-      if not os.path.isfile(os.path.join(path, 'tokenizer.json')):
-        kind = 'tokenizer' if name == 'model.tokenizer' else 'policy'
-        problems.append(f'{name} is {path!r}; allowed: a {kind} folder, with a tokenizer.json.')
-    elif not os.path.isfile(path):
-      problems.append(f'{name} is {path!r}; allowed: an existing JSON lines file.')
-  if c.protocol.prompt:
-    problems += _prompt(c.protocol.prompt, c.protocol.form)
-  if verb in ('train', 'warmstart'):
-    reason = unwritable(c.run_dir) if c.run_dir else 'empty'
-    if reason:
-      problems.append(f'run_dir is {c.run_dir!r}: {reason}; allowed: a folder you may write to.')
-  return problems
-
-
-def _prompt(path: str, form: str) -> list[str]:
-  try:
-    with open(path, encoding='utf-8') as file:
-      holds = '{question}' in file.read()
-  except (OSError, UnicodeDecodeError):
-    return [f'protocol.prompt is {path!r}; allowed: a text file, or empty.']
-  if holds or form == 'instruct':
-    return []
-  rule = 'a file with {question} in it'
-  return [f'protocol.prompt is {path!r}; allowed with protocol.form {form!r}: {rule}.']

@@ -1,9 +1,10 @@
-"""Supervised training on scripted demonstrations: the policy learns to speak and to copy.
+"""Supervised training: a policy learns to speak and to copy, or to play the search engine.
 
 A demonstration is a list of steps, each a thought with a search or with the answer. The protocol
 renders them, the real retriever answers the searches, and the resulting contexts have the same
-shape as those that the policy will make itself. The update is the learner's, with the likelihood as
-its policy loss: there is no second training step.
+shape as those that the policy will make itself. A simulator learns from the records of real
+searches instead (`collection.py`). The update is the learner's, with the likelihood as its policy
+loss: there is no second training step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import jax
 import numpy as np
 import rich.progress
 
-from jaxsearch import batching, checkpoint, plugins, sharding
+from jaxsearch import batching, checkpoint, collection, plugins, sharding
 from jaxsearch import config as config_lib
 from jaxsearch.learner import Batch, Learner
 from jaxsearch.models import copying, decoder
@@ -29,25 +30,38 @@ from jaxsearch.retrieval.pool import Pool
 from jaxsearch.text import tokenizer as tokenizer_lib
 from jaxsearch.types import Context, Kind, Question, SearchRequest, SearchResult, Segment, UserError
 
+# What is learnt -> folder of `run_dir` that it is written to.
+TASKS = {'search': 'warmstart', 'simulator': 'simulator'}
 
-def warmstart(config: config_lib.Config) -> None:
-  """Trains on `config.warmstart.demonstrations` and writes `<run_dir>/warmstart/policy`.
+
+def warmstart(config: config_lib.Config, task: str = 'search') -> None:
+  """Trains and writes a policy folder, `policy`, below the task's folder of `run_dir`.
+
+  Args:
+    config: search learns from `config.warmstart.demonstrations`, simulator from
+      `config.warmstart.records`, asked as `config.retrieval` will ask it.
+    task: one of `TASKS`.
 
   Raises:
-    UserError: for a broken demonstration file, a demonstration that fits no bucket, or a mesh that
-      does not divide the devices.
+    UserError: for a broken file, an example that fits no bucket, or a mesh that does not divide the
+      devices.
   """
   mesh = sharding.make_mesh(config.mesh)
-  demonstrations = read(config.warmstart.demonstrations)
-  size, params, tokenizer = _start(config, mesh)
-  protocol = plugins.load('protocols', config.protocol.name).open(config.protocol, tokenizer)
-  with Pool(config.retrieval) as pool:
-    contexts = render(demonstrations, protocol, tokenizer, pool, config.retrieval.top_k)
+  if task == 'simulator':
+    records = collection.read(config.warmstart.records)
+    size, params, tokenizer = _start(config, mesh)
+    contexts = collection.render(records, config.retrieval, tokenizer)
+  else:
+    demonstrations = read(config.warmstart.demonstrations)
+    size, params, tokenizer = _start(config, mesh)
+    protocol = plugins.load('protocols', config.protocol.name).open(config.protocol, tokenizer)
+    with Pool(config.retrieval) as pool:
+      contexts = render(demonstrations, protocol, tokenizer, pool, config.retrieval.top_k)
   rows = [_weighted(context, config.warmstart.observation_weight) for context in contexts]
   config = _supervised(config)
   learner = Learner(config, size, mesh)
   state = learner.init_state(params)
-  folder = pathlib.Path(config.run_dir) / 'warmstart'
+  folder = pathlib.Path(config.run_dir) / TASKS[task]
   folder.mkdir(parents=True, exist_ok=True)
   losses = []
   with rich.progress.Progress(disable=jax.process_index() > 0) as progress:

@@ -12,7 +12,7 @@ from jaxsearch import cli
 from jaxsearch.world import auditor
 
 ROOT = pathlib.Path(__file__).parents[1]
-VERBS = ('world', 'index', 'warmstart', 'eval', 'difficulty', 'train', 'report', 'ask')
+VERBS = ['world', 'index', 'warmstart', 'eval', 'difficulty', 'collect', 'train', 'report', 'ask']
 CONFIG = 'from jaxsearch.config import Config\ndef get_config():\n  return Config()\n'
 
 
@@ -55,6 +55,9 @@ def test_each_verb_explains_its_flags(verb, capsys):
     ('train --config={}/c.py', 'policy.path'),
     ('train --config={}/c.py --config.run_dir={}/c.py/run', 'Not a directory'),
     ('warmstart --config={}/c.py --config.run_dir={}/run', 'model.tokenizer'),
+    ('warmstart --config={}/c.py --task=serch', 'search|simulator'),
+    ('collect --config={}/c.py', '--out'),
+    ('collect --config={}/c.py --out={}/r.jsonl', 'questions.train'),
     ('eval --config={}/c.py --policy={}/nowhere', 'nowhere'),
     ('ask --config={}/c.py', '--question'),
     ('report', 'either --run=DIR or --compare'),
@@ -112,9 +115,10 @@ def test_several_processes_fail_together():
   assert done.returncode == 2 and 'usage' in done.stderr
 
 
-def test_controls_need_a_finished_run(tmp_path):
+@pytest.mark.parametrize('name', ['ablations', 'own_simulator'])
+def test_what_stands_beside_a_run_needs_a_finished_one(tmp_path, name):
   environment = os.environ | {'RUN': str(tmp_path), 'OUT': str(tmp_path / 'out')}
-  script = str(ROOT / 'launch' / 'ablations.sh')
+  script = str(ROOT / 'launch' / f'{name}.sh')
   done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
   assert done.returncode == 2 and 'launch/quickstart.sh first' in done.stderr
   assert not list(tmp_path.iterdir())

@@ -121,8 +121,8 @@ def test_what_follows_the_colon_is_passed_on(tmp_path):
 )
 def test_a_control_differs_from_the_quick_start_in_what_it_names(name, changed):
   control, full = (
-    dict(fields.flatten(config.read(f'{ROOT}/configs/{file}.py:default,runs/x')))
-    for file in (f'ablations/{name}', 'quickstart')
+    dict(fields.flatten(config.read(f'{ROOT}/configs/{path}')))
+    for path in (f'ablations/{name}.py:default,runs/x,runs/y', 'quickstart.py:default,runs/x')
   )
   differing = {field for field in full if control[field] != full[field]}
   assert differing == {'run_dir', *changed.split()}
@@ -132,7 +132,7 @@ def test_a_control_differs_from_the_quick_start_in_what_it_names(name, changed):
 @pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_every_configuration_of_the_repository_is_valid_but_for_files(path):
   made = config.read(str(path))
-  for verb in ('warmstart', 'train', 'eval', 'ask'):
+  for verb in ('warmstart', 'collect', 'train', 'eval', 'ask'):
     try:
       validation.validate(made, verb)
     except UserError as error:

@@ -10,10 +10,10 @@ import policies
 import pytest
 
 from jaxsearch import config, questions
-from jaxsearch.retrieval import _noise
+from jaxsearch.retrieval import _noise, _simulation
 from jaxsearch.retrieval.backends import bm25, noisy, simulator
 from jaxsearch.retrieval.pool import Pool
-from jaxsearch.types import Outcome, Question, SearchRequest, UserError
+from jaxsearch.types import Document, Outcome, Question, SearchRequest, UserError
 
 
 def make_request(query='amber', *, key=0, progress=0.0, question='q1', top_k=3):
@@ -124,10 +124,10 @@ def test_every_search_knows_its_own_question_and_no_other(settings):
   for request, result in answers:
     question, query = wanted[request.trajectory]
     ((document,),) = result.documents
-    assert query in document.text and question.text in document.text
-    assert question.golden_answers[0] in document.text
+    said = f'{document.title}\n{document.text}\n'
+    assert query in said and question.text in said and question.golden_answers[0] in said
     other = QUESTIONS[question is QUESTIONS[0]]
-    assert other.text not in document.text
+    assert other.text not in said
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_what_the_simulator_is_told(settings, mode, noise, knows, words):
   settings.mode, settings.noise_start, settings.noise_end = mode, noise, noise
   with endpoint(echo) as settings.url:
     (result,) = simulator.open(settings).search([make_request(top_k=2)])
-  text = result.documents[0][0].text
+  text = f'{result.documents[0][0].title}\n{result.documents[0][0].text}'
   assert ('Mira Oslen' in text) == ('Who led' in text) == knows
   assert all(word in text for word in words) and 'Write 2 short' in text
   assert ('Example:' in text) == (mode == 'prompted')
@@ -153,10 +153,48 @@ def test_documents_are_told_apart(settings):
   text = 'Here you are.\nDoc 1: One\nis one.\nDoc 2. Two.\nDocument 3: Three.\nDoc 4: Four.'
   with endpoint(lambda fields: (200, text)) as settings.url:
     (result,) = simulator.open(settings).search([make_request(top_k=3)])
-  assert [d.text for d in result.documents[0]] == ['One\nis one.', 'Two.', 'Three.']
+  read = [(d.title, d.text) for d in result.documents[0]]
+  assert read == [('One', 'is one.'), ('amber', 'Two.'), ('amber', 'Three.')]
   assert len({d.id for d in result.documents[0]}) == 3
-  assert simulator.split('Nothing numbered.', 3) == ['Nothing numbered.']
-  assert simulator.split(' ', 3) == []
+  assert _simulation.split('Nothing numbered.', 3) == ['Nothing numbered.']
+  assert _simulation.split(' ', 3) == []
+
+
+PAGES = [
+  Document('a', 'Amber', 'Doc 2: Doc 7. Amber is near\nbirch.'),
+  Document('b', 'Doc 1: Birch', 'Document 3 says so: yes.'),
+  Document('c', 'Cedar  Hill', ' Doc 1'),
+]
+
+
+def test_what_is_rendered_is_read_as_the_same_documents(settings):
+  read = [
+    ('Amber', 'Amber is near birch.'),
+    ('Doc 1: Birch', 'Document 3 says so: yes.'),
+    ('Cedar Hill', 'Doc 1'),
+  ]
+  asker = _simulation.Asker(settings)
+  for count in (1, 2, 3):
+    request = make_request(top_k=count)
+    found = asker.documents(request, 'q', _simulation.render(PAGES[:count]))
+    assert [(d.title, d.text) for d in found] == read[:count]
+    assert [d.score for d in found] == [1.0, 1 / 2, 1 / 3][:count]
+  assert len(asker.documents(make_request(top_k=2), 'q', _simulation.render(PAGES))) == 2
+
+
+def test_a_prompt_file_asks_in_its_own_words(settings, tmp_path):
+  settings.prompt = str(tmp_path / 'p.txt')
+  (tmp_path / 'p.txt').write_text('{kind} {top_k}|{query}|{question}|{answers}')
+  query = '{answers} {kind}'  # What a policy spells is no place.
+  for mode, noise, expected in (
+    ('prompted', 0.0, 'useful 2|{answers} {kind}|Who led Vantor?|Mira Oslen or M. Oslen'),
+    ('prompted', 1.0, 'noisy 2|{answers} {kind}||'),
+    ('tuned', 1.0, 'noisy 2|{answers} {kind}|Who led Vantor?|Mira Oslen or M. Oslen'),
+  ):
+    settings.mode, settings.noise_start, settings.noise_end = mode, noise, noise
+    assert _simulation.Asker(settings).prompts(make_request(query, top_k=2)) == [expected]
+  unknown = make_request(query, question='q9', top_k=2)
+  assert _simulation.Asker(settings).prompts(unknown) == ['noisy 2|{answers} {kind}||']
 
 
 def test_a_failing_endpoint_is_the_infrastructures_fault(settings):
@@ -172,13 +210,19 @@ def test_a_failing_endpoint_is_the_infrastructures_fault(settings):
   assert result.outcome is Outcome.TIMEOUT
 
 
-def test_wrong_settings_are_refused(settings):
+def test_wrong_settings_are_refused(settings, tmp_path):
   settings.url, settings.mode = 'http://x/v1', 'guided'
   with pytest.raises(UserError, match="mode is 'guided'; allowed: prompted, tuned"):
     simulator.open(settings)
   settings.url, settings.mode = 'localhost:6001', 'tuned'
   with pytest.raises(UserError, match="url is 'localhost:6001'; give the address"):
     simulator.open(settings)
-  settings.url, settings.questions = 'http://x/v1', 'nowhere.jsonl'
+  settings.url, settings.prompt = 'http://x/v1', str(tmp_path / 'p.txt')
+  with pytest.raises(UserError, match='p.txt.*cannot be read'):
+    simulator.open(settings)
+  (tmp_path / 'p.txt').write_text('Write: {question}')
+  with pytest.raises(UserError, match='has no {query} and no {kind}. Write them where'):
+    simulator.open(settings)
+  settings.prompt, settings.questions = '', 'nowhere.jsonl'
   with pytest.raises(UserError, match='nowhere.jsonl'):
     simulator.open(settings)

@@ -13,18 +13,21 @@ from jaxsearch import config, fields
 ROOT = pathlib.Path(jaxsearch.__file__).parent
 FILES = sorted(ROOT.rglob('*.py'))
 LAYERS = (
-  'types config plugins fields validation',
+  'types config plugins fields files validation',
   'questions world text protocols retrieval rewards algo models',
   'sharding checkpoint metrics progress trajectories',
   'rollout batching learner',
-  'trainer training_run warmstart evaluation report',
+  'trainer training_run warmstart collection evaluation report',
   'bench',
   'cli __main__',
 )
 LAYER = {unit: i for i, units in enumerate(LAYERS) for unit in units.split()}
 WITHOUT_JAX = (
-  'types config plugins fields validation questions world text protocols retrieval rewards'
+  'types config plugins fields files validation questions world text protocols retrieval rewards'
 )
+# What a backend imports from above when it opens, and nowhere else: its worker process is a program
+# of its own, and this one's is the engine that writes.
+WHEN_OPENED = {'retrieval/backends/engine_simulator.py': {'rollout'}}
 
 
 def _unit(path):
@@ -38,8 +41,15 @@ def _module(path):
 
 def _imported_units(path):
   """Top-level parts of jaxsearch that a file imports, wherever in the file it does."""
+  tree = ast.parse(path.read_text())
+  opening = {node for f in tree.body if getattr(f, 'name', '') == 'open' for node in f.body}
+  allowed = WHEN_OPENED.get(path.relative_to(ROOT).as_posix(), set())
+  return _units_of(set(ast.walk(tree)) - opening) | (_units_of(opening) - allowed)
+
+
+def _units_of(nodes):
   units = set()
-  for node in ast.walk(ast.parse(path.read_text())):
+  for node in nodes:
     if isinstance(node, ast.Import):
       names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
@@ -103,10 +113,10 @@ def test_host_modules_never_import_jax():
 
 
 def test_every_option_is_read():
-  """By its own name, somewhere outside the two files that list the options."""
+  """By its own name, somewhere outside the files that list and check the options."""
   read = set()
   for path in FILES:
-    if path.name not in ('config.py', 'fields.py', 'validation.py'):
+    if path.name not in ('config.py', 'fields.py', 'files.py', 'validation.py'):
       tree = ast.parse(path.read_text())
       read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
   unread = [n for n, _ in fields.flatten(config.Config()) if n.split('.')[-1] not in read]

@@ -4,7 +4,7 @@ import operator
 
 import pytest
 
-from jaxsearch import validation
+from jaxsearch import files, validation
 from jaxsearch.config import Config
 from jaxsearch.types import UserError
 
@@ -34,7 +34,7 @@ def _problems(config, verb='train', hosts=1):
   return str(caught.value).splitlines()[1:]
 
 
-@pytest.mark.parametrize('verb', ['warmstart', 'train', 'eval', 'ask'])
+@pytest.mark.parametrize('verb', ['warmstart', 'collect', 'train', 'eval', 'ask'])
 def test_what_works_passes_and_leaves_no_trace(working, tmp_path, verb):
   validation.validate(working, verb, hosts=2)
   assert not (tmp_path / 'runs').exists()
@@ -134,6 +134,23 @@ def test_a_backend_without_index_needs_none(working):
   validation.validate(working, 'train')
 
 
+def test_a_simulator_needs_questions_a_policy_and_a_prompt_with_places(working, tmp_path):
+  r = working.retrieval
+  r.index, r.backend, r.simulator = '', 'engine_simulator', working.policy.path
+  (line,) = _problems(working)
+  assert "retrieval.questions is ''" in line
+  r.questions, r.prompt = working.questions.train, str(tmp_path / 'p.txt')
+  (line,) = _problems(working)
+  assert 'retrieval.prompt is' in line and 'a text file, or empty' in line
+  (tmp_path / 'p.txt').write_text('{query}')
+  (line,) = _problems(working)
+  assert 'a file with {query} and {kind} in it' in line
+  (tmp_path / 'p.txt').write_text('{query} {kind}')
+  validation.validate(working, 'train')
+  (tmp_path / 'p.txt').unlink()
+  validation.validate(working, 'eval')  # Which asks `eval_retrieval`.
+
+
 def test_reference_is_needed_only_with_a_kl_term(working):
   working.policy.reference = '/nowhere'
   validation.validate(working, 'train')
@@ -154,6 +171,6 @@ def test_prompt_file_fits_the_form(working, tmp_path):
 
 def test_a_file_is_not_a_folder_to_write_to(tmp_path):
   (tmp_path / 'file').write_text('')
-  assert 'Not a directory' in validation.unwritable(str(tmp_path / 'file' / 'run'))
-  assert validation.unwritable(str(tmp_path / 'a' / 'b')) == ''
+  assert 'Not a directory' in files.unwritable(str(tmp_path / 'file' / 'run'))
+  assert files.unwritable(str(tmp_path / 'a' / 'b')) == ''
   assert list(tmp_path.iterdir()) == [tmp_path / 'file']

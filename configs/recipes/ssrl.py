@@ -1,14 +1,9 @@
 """SSRL (arXiv 2508.10874): the policy searches its own memory; there is no retriever.
 
-  run=runs/quickstart
-  config="--config=configs/recipes/ssrl.py:default,$run"
-  jaxsearch warmstart "$config"
-  jaxsearch train "$config"
-  jaxsearch eval "$config" --policy=runs/recipes/ssrl/policy \
-    --questions="$run/world/test/questions.jsonl" --out=runs/recipes/ssrl/eval_after
+  jaxsearch bench recipes --only=ssrl
 
-beside a finished quick start, for its world and its index of train. Another protocol needs a warm
-start of its own: it writes into its demonstrations, as the policy's words, what that index holds.
+Another protocol needs a warm start of its own: it writes into its demonstrations, as the policy's
+words, what the index of the training world holds.
 Leaving `information` untrained is the original's choice (`algo.untrained_span`), although the
 policy wrote it; '' trains it too.
 
@@ -22,13 +17,12 @@ from configs import quickstart
 from jaxsearch import config
 
 
-def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
+def get_config(arguments: str = 'default,runs/quickstart,runs/recipes/ssrl') -> config.Config:
   c = quickstart.get_config(arguments)
-  c.run_dir = 'runs/recipes/ssrl'
   c.policy.path = f'{c.run_dir}/warmstart/policy'
   c.protocol.name = c.reward.name = 'ssrl'
   # What used to be read is now written.
-  c.rollout.policy_tokens = 400
+  c.rollout.policy_tokens = max(400, c.rollout.policy_tokens)
   # `retrieval` is asked by the warm start alone: this protocol has no stop to search at.
   c.eval_retrieval = config.Retrieval(backend='none')
   c.algo.untrained_span = 'information'

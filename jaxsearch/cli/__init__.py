@@ -16,7 +16,7 @@ from absl import flags
 
 from jaxsearch import config as config_lib
 from jaxsearch import plugins, validation
-from jaxsearch.cli import _flags, _usage
+from jaxsearch.cli import _flags, _paths, _results, _usage
 from jaxsearch.types import UserError
 
 
@@ -56,7 +56,7 @@ def _world(argv: list[str]) -> None:
   )
   audit = flags.DEFINE_bool('audit', False, 'Also measure that the task needs search.', values)
   _flags.parse('world', values, argv)
-  _require_writable('--out', out.value)
+  _paths.require_writable('--out', out.value)
   from jaxsearch import world
 
   print(json.dumps(world.write(out.value, seed.value, world.SIZES[size.value]), indent=2))
@@ -78,8 +78,8 @@ def _index(argv: list[str]) -> None:
   out = flags.DEFINE_string('out', None, 'Folder to write.', values, required=True)
   backend = flags.DEFINE_string('backend', 'bm25', 'File in retrieval/backends/.', values)
   _flags.parse('index', values, argv)
-  _require_file('--corpus', corpus.value)
-  _require_writable('--out', out.value)
+  _paths.require_file('--corpus', corpus.value)
+  _paths.require_writable('--out', out.value)
   module = plugins.load('retrieval.backends', backend.value)
   build = plugins.function(module, 'build')
   info = build(corpus.value, out.value)
@@ -87,12 +87,19 @@ def _index(argv: list[str]) -> None:
 
 
 def _warmstart(argv: list[str]) -> None:
-  """Make a policy by supervised training on demonstrations."""
-  config = _flags.config_only('warmstart', argv)
+  """Make a policy by supervised training on demonstrations, or a simulated search engine."""
+  values = flags.FlagValues()
+  rest = _flags.define_config(values, argv)
+  tasks = ['search', 'simulator']
+  task = flags.DEFINE_enum('task', tasks[0], tasks, 'Demonstrations or records.', values)
+  _flags.parse('warmstart', values, rest)
+  config = values['config'].value
+  verb = 'warmstart' if task.value == tasks[0] else f'warmstart --task={task.value}'
+  validation.validate(config, verb, hosts=_flags.hosts())
   _join_processes()
   from jaxsearch import warmstart
 
-  warmstart.warmstart(config)
+  warmstart.warmstart(config, task.value)
 
 
 def _train(argv: list[str]) -> None:
@@ -126,7 +133,7 @@ def _eval(argv: list[str]) -> None:
   if not (out.value or config.run_dir):
     raise UserError('both --out and run_dir are empty; say where to write with --out=FOLDER.')
   folder = out.value or os.path.join(config.run_dir, 'eval')
-  _require_writable('--out', folder)
+  _paths.require_writable('--out', folder)
   _join_processes()
   from jaxsearch import evaluation
 
@@ -140,13 +147,31 @@ def _difficulty(argv: list[str]) -> None:
   out = flags.DEFINE_string('out', None, 'Question file to write.', values, required=True)
   samples = flags.DEFINE_integer('samples', 20, 'Rollouts of each.', 1, flag_values=values)
   config = _flags.policy_config('difficulty', values, rest)
-  if os.path.isdir(out.value):
-    raise UserError(f'--out is {out.value!r}, which is a folder; give a file to write.')
-  _require_writable('--out', os.path.dirname(os.path.abspath(out.value)))
+  _paths.require_file_place('--out', out.value)
   _join_processes()
   from jaxsearch import evaluation
 
   evaluation.difficulty(config, **_flags.where(config), out=out.value, samples=samples.value)
+
+
+def _collect(argv: list[str]) -> None:
+  """Write down what a policy's searches find: the records that a simulator learns from."""
+  values = flags.FlagValues()
+  rest = _flags.define_config(values, argv)
+  out = flags.DEFINE_string('out', None, 'File of records to write.', values, required=True)
+  samples = flags.DEFINE_integer('samples', 1, 'Rollouts of each.', 1, flag_values=values)
+  config = _flags.policy_config('collect', values, rest, 'questions.train', 'retrieval.index')
+  _paths.require_file_place('--out', out.value)
+  _join_processes()
+  from jaxsearch import collection
+
+  collection.collect(
+    config,
+    policy=config.policy.path,
+    questions=config.questions.train,
+    out=out.value,
+    samples=samples.value,
+  )
 
 
 def _ask(argv: list[str]) -> None:
@@ -171,75 +196,17 @@ def _ask(argv: list[str]) -> None:
   )
 
 
-def _report(argv: list[str]) -> None:
-  """Write report.html and summary.json of a run, or compare runs in one picture."""
-  values = flags.FlagValues()
-  run = flags.DEFINE_string('run', '', 'Run directory.', values)
-  compare = flags.DEFINE_list('compare', [], 'name=DIR,name=DIR instead of --run.', values)
-  kind = flags.DEFINE_enum('kind', 'bars', ['bars', 'curves'], 'What to make of them.', values)
-  out = flags.DEFINE_string('out', '', 'File to write; empty: compare.png.', values)
-  _flags.parse('report', values, argv)
-  pairs = [item.partition('=') for item in compare.value]
-  if bool(run.value) == bool(pairs) or not all(equals and folder for _, equals, folder in pairs):
-    raise UserError('give either --run=DIR or --compare=NAME=DIR,NAME=DIR.')
-  for folder in [run.value] if run.value else [folder for _, _, folder in pairs]:
-    if not os.path.isdir(folder):
-      raise UserError(f'run directory {folder!r} does not exist; name one that a run has written.')
-  _require_writable('the folder of the report', run.value or os.path.dirname(out.value) or '.')
-  from jaxsearch import report
-
-  if run.value:
-    report.write(run.value)
-  else:
-    draw = {'bars': report.bars, 'curves': report.curves}[kind.value]
-    draw({name: folder for name, _, folder in pairs}, out.value or 'compare.png')
-
-
-def _bench(argv: list[str]) -> None:
-  """Compare methods on equal terms and write it down: `bench recipes`."""
-  values = flags.FlagValues()
-  out = flags.DEFINE_string('out', 'runs/bench', 'Folder of the runs.', values)
-  table = flags.DEFINE_string('table', '', 'Empty: RECIPES.md in that folder.', values)
-  picture = flags.DEFINE_string('picture', '', 'Empty: recipes.png in that folder.', values)
-  size = flags.DEFINE_enum('size', 'hard', ['hard', 'hard-ci'], 'hard-ci: far smaller.', values)
-  seeds = flags.DEFINE_list('seeds', ['0', '1', '2'], 'A world and a start each.', values)
-  only = flags.DEFINE_list('only', [], 'Recipes; empty: all, and the controls.', values)
-  minutes = flags.DEFINE_float(
-    'minutes', 0.0, 'Begin no run after this long; 0: no limit.', 0.0, flag_values=values
-  )
-  subject, *rest = argv or ['']
-  if subject in ('--help', '-h'):
-    rest = argv
-  elif subject != 'recipes':
-    raise UserError(f'bench {subject!r}: say what to compare; allowed: recipes.')
-  _flags.parse('bench', values, rest)
-  if not all(seed.isdecimal() for seed in seeds.value) or not seeds.value:
-    raise UserError(f'--seeds is {",".join(seeds.value)!r}; give numbers, such as 0,1,2.')
-  files = [table.value or f'{out.value}/RECIPES.md', picture.value or f'{out.value}/recipes.png']
-  for thing, path in zip(('--out', '--table', '--picture'), (f'{out.value}/', *files), strict=True):
-    _require_writable(f'the folder of {thing}', os.path.dirname(os.path.abspath(path)))
-  from jaxsearch import bench
-
-  bench.recipes(
-    out.value,
-    *files,
-    size=size.value,
-    seeds=[int(seed) for seed in seeds.value],
-    only=only.value,
-    minutes=minutes.value,
-  )
-
-
 _VERBS: Mapping[str, Callable[[list[str]], None]] = {
   'world': _world,
   'index': _index,
   'warmstart': _warmstart,
   'eval': _eval,
   'difficulty': _difficulty,
+  'collect': _collect,
   'train': _train,
-  'report': _report,
+  'report': _results.report,
   'ask': _ask,
-  'bench': _bench,
+  'bench': _results.bench,
 }
 
 
@@ -248,17 +215,6 @@ def _overview() -> str:
   return 'usage: jaxsearch VERB [flags]; verbs:\n' + '\n'.join(
     [*lines, '`jaxsearch VERB --help` prints the flags of one.']
   )
-
-
-def _require_file(thing: str, path: str) -> None:
-  if not os.path.isfile(path):
-    raise UserError(f'{thing} is {path!r}, which is not a file; give an existing file.')
-
-
-def _require_writable(thing: str, folder: str) -> None:
-  problem = validation.unwritable(folder)
-  if problem:
-    raise UserError(f'{thing} is {folder!r}: {problem}; choose a folder that you may write to.')
 
 
 def _join_processes() -> None:

@@ -28,17 +28,28 @@ def config_only(verb: str, argv: list[str], made: Sequence[str] = ()) -> config_
   return config
 
 
-def policy_config(verb: str, values: flags.FlagValues, argv: list[str]) -> config_lib.Config:
-  """The configuration with the policy, questions and index that further flags name."""
-  policy = flags.DEFINE_string('policy', '', 'Policy folder; empty: policy.path.', values)
-  questions = flags.DEFINE_string('questions', '', 'Empty: questions.dev.', values)
-  index = flags.DEFINE_string('index', '', 'Empty: eval_retrieval.index.', values)
+def policy_config(
+  verb: str,
+  values: flags.FlagValues,
+  argv: list[str],
+  questions: str = 'questions.dev',
+  index: str = 'eval_retrieval.index',
+) -> config_lib.Config:
+  """The checked configuration with the policy, questions and index that further flags name.
+
+  `questions` and `index` are the fields that the flags of this name stand for.
+  """
+  places = {'policy': 'policy.path', 'questions': questions, 'index': index}
+  for flag, field in places.items():
+    what = 'Policy folder; empty' if flag == 'policy' else 'Empty'
+    flags.DEFINE_string(flag, '', f'{what}: {field}.', values)
   parse(verb, values, argv)
   config = values['config'].value
-  config.policy.path = policy.value or config.policy.path
-  config.questions.dev = questions.value or config.questions.dev
-  config.eval_retrieval.index = index.value or config.eval_retrieval.index
-  validation.validate(config, 'eval', hosts=hosts())
+  for flag, field in places.items():
+    section, _, leaf = field.partition('.')
+    if values[flag].value:
+      setattr(getattr(config, section), leaf, values[flag].value)
+  validation.validate(config, 'eval' if verb == 'difficulty' else verb, hosts=hosts())
   return config
 
 

@@ -69,13 +69,13 @@ class Sampler:
     self._rows_decoded = self._rows_offered = 0
 
   def rollout(
-    self, tasks: Sequence[Task], *, pool: Pool, top_k: int, temperature: float
+    self, tasks: Sequence[Task], *, pool: Pool | None, top_k: int, temperature: float
   ) -> list[Trajectory]:
     """Rolls out every task with the engine's present weights.
 
     Args:
       tasks: distinct (step, position, sample), those of one question next to each other.
-      pool: where searches go.
+      pool: where searches go; None if the protocol never searches.
       top_k: documents per query.
       temperature: 0 for greedy.
 
@@ -179,7 +179,7 @@ class Sampler:
     )
 
   def _receive(self, timeout_s: float) -> None:
-    if not self._pool.pending:
+    if self._pool is None or not self._pool.pending:
       return
     searching = {r.task.name: r for r in self._rows.values() if r.state is State.SEARCHING}
     for request, result in self._pool.poll(timeout_s):

@@ -51,6 +51,10 @@ class Tokenizer:
     """int32 [n]: adds no special token and reads none, even where `text` spells one."""
     return np.asarray(self.plain.encode(text, add_special_tokens=False).ids, np.int32)
 
+  def encode_whole(self, text: str) -> np.ndarray:
+    """int32 [n]: `encode` behind the special ids, if any, that begin every text (Llama 3)."""
+    return np.concatenate([np.asarray(self.hf.encode(''), np.int32), self.encode(text)])
+
   def bytes_of(self, ids: Sequence[int] | np.ndarray) -> bytes:
     """The bytes that `ids` stand for; special tokens and ids without a token stand for none."""
     return b''.join(self.token_bytes[i] for i in ids if i < len(self.token_bytes))
