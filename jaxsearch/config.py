@@ -43,6 +43,7 @@ class Mesh:
 class Questions:
   train: str = ''  # JSON lines: id, question, golden_answers, metadata.
   dev: str = ''  # Chooses the checkpoint. Never the test file.
+  source: str = 'shuffled'  # File in sources/: which training questions come next.
 
 
 @dataclasses.dataclass

@@ -1,14 +1,10 @@
-"""Question files in the FlashRAG shape, and the endless shuffled sequence of them.
-
-A run's questions have positions 0, 1, 2, …; which question stands at a position follows from the
-seed alone, so all that a run saves is how many it has taken.
-"""
+"""Question files in the FlashRAG shape."""
 
 from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxsearch.types import Question, UserError
@@ -49,33 +45,6 @@ def write(path: str | pathlib.Path, questions: Iterable[Question]) -> None:
         'metadata': dict(question.metadata),
       }
       file.write(json.dumps(line, ensure_ascii=False) + '\n')
-
-
-class QuestionSource:
-  """Questions in a shuffled order that starts anew, and differently, after each pass."""
-
-  def __init__(self, questions: Sequence[Question], seed: int):
-    """Shuffles `questions` (at least one) by `seed`."""
-    import grain  # It imports JAX, which whoever only reads questions must not.
-
-    self._order = grain.MapDataset.source(list(questions)).seed(seed).shuffle().repeat()
-
-  def take(self, start: int, n: int, host: int = 0, hosts: int = 1) -> list[tuple[int, Question]]:
-    """(position, question) of this host's share of the `n` questions from position `start` on.
-
-    Each host gets a stretch of n / hosts.
-
-    Raises:
-      UserError: if `n` is not a multiple of `hosts`.
-    """
-    if n % hosts:
-      raise UserError(
-        f'algo.questions_per_step is {n}, which {hosts} hosts cannot share evenly. '
-        f'Make it a multiple of {hosts}.'
-      )
-    share = n // hosts
-    first = start + host * share
-    return [(position, self._order[position]) for position in range(first, first + share)]
 
 
 def _lines(path: str | pathlib.Path) -> list[str]:

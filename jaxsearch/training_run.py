@@ -17,11 +17,12 @@ import numpy as np
 
 from jaxsearch import batching, checkpoint, evaluation, fields, plugins, sharding, trajectories
 from jaxsearch import config as config_lib
+from jaxsearch import intake as intake_lib
 from jaxsearch import metrics as metrics_lib
-from jaxsearch import questions as questions_lib
 from jaxsearch.algo import advantages as advantages_lib
 from jaxsearch.algo import selectors as selectors_lib
 from jaxsearch.algo.summary import Summary
+from jaxsearch.intake import Intake
 from jaxsearch.learner import Learner
 from jaxsearch.progress import Progress
 from jaxsearch.retrieval.journal import Journal
@@ -38,6 +39,7 @@ class Run:
 
   Attributes:
     progress: how far it has come.
+    intake: what is asked next.
   """
 
   def __init__(self, config: config_lib.Config):
@@ -45,10 +47,7 @@ class Run:
     self._mesh = sharding.make_mesh(config.mesh)
     shards = self._mesh.shape['data'] * self._mesh.shape['fsdp']
     self._place = batching.Place(jax.process_index(), jax.process_count(), shards)
-    train = questions_lib.read(config.questions.train)
-    dev = questions_lib.read(config.questions.dev)
-    self._dev = dev[: config.schedule.eval_questions or len(dev)]
-    self._source = questions_lib.QuestionSource(train, config.seed)
+    train, self._dev = intake_lib.read(config)
     self._size, params, self._tokenizer = checkpoint.load_policy(config.policy.path, self._mesh)
     self._learner = Learner(config, self._size, self._mesh)
     self._actor = Actor(config, self._size, self._tokenizer, self._mesh)
@@ -66,7 +65,10 @@ class Run:
       self._folder.mkdir(parents=True, exist_ok=True)
       self._checkpoints = checkpoint.RunCheckpoints(self._folder / 'checkpoints', config.schedule)
       opened.callback(self._checkpoints.close)
-      self._state, self.progress, self._start = self._restore(params)
+      self._state, meta = self._restore(params)
+      self.progress = Progress(config.schedule, **meta.get('progress', {}))
+      self.intake = Intake(config, self._place, train, self.progress, meta.get('source'))
+      self._start = int(self._state.step) // config.algo.updates_per_batch
       self._is_done = self._has_ended()
       self._writer = self._open_writer(opened)
       if not self._is_done:
@@ -123,6 +125,7 @@ class Run:
     """Starts a checkpoint in the background; forgets answers that no resume asks for again."""
     with clock('checkpoint'):
       meta = {'config': dataclasses.asdict(self._config), 'progress': self.progress.meta()}
+      meta['source'] = self.intake.state()
       before = self._checkpoints.latest
       self._checkpoints.save(step, self._state, meta, dev_score)
       if before is not None:  # It is committed now; the new one is not yet.
@@ -139,8 +142,10 @@ class Run:
     summaries: list[Summary] = []
     wanted = self._config.algo.questions_per_step
     for _ in range(self._config.algo.rounds):
-      made = self.rollout(self.take(step), clock)
-      summaries += self.gather(made)
+      made = self.rollout(self.intake.take(step), clock)
+      found = self.gather(made)
+      self.intake.feedback(found)
+      summaries += found
       done += made
       kept = zip(summaries, selectors_lib.if_unequal(summaries), strict=True)
       if len({(s.host, s.position) for s, is_kept in kept if is_kept}) >= wanted:
@@ -150,15 +155,6 @@ class Run:
     records = [trajectories.record(t, self._tokenizer, self._actor.protocol) for t in done]
     trajectories.write(self._folder / 'trajectories' / f'train_{step}{host}.jsonl', records)
     return done, summaries
-
-  def take(self, step: int) -> list[Task]:
-    """This host's next rollouts to make: its share of the next questions, a group of each."""
-    algo, share = self._config.algo, self.progress.share(step)
-    hosts = {'host': self._place.host, 'hosts': self._place.hosts}
-    asked = self._source.take(self.progress.questions, algo.questions_per_step, **hosts)
-    self.progress.questions += algo.questions_per_step
-    samples = range(algo.group_size)
-    return [Task(q, place, sample, step, share) for place, q in asked for sample in samples]
 
   def rollout(self, tasks: Sequence[Task], clock: metrics_lib.Clock) -> list[Trajectory]:
     """Scored trajectories of this host, in the order of the tasks."""
@@ -261,11 +257,11 @@ class Run:
     if jax.process_index() == 0:
       print(f'best on dev: step {best}, written to {self._folder / "policy"}')
 
-  def _restore(self, params: Any) -> tuple[Any, Progress, int]:
-    """The state to go on from, how far it has come, and the step that is next."""
+  def _restore(self, params: Any) -> tuple[Any, dict[str, Any]]:
+    """The state to go on from, and what its checkpoint knows besides; nothing at the start."""
     restored = self._checkpoints.restore_latest(self._learner.abstract_state())
     if restored is None:
-      return self._learner.init_state(params), Progress(self._config.schedule), 0
+      return self._learner.init_state(params), {}
     state, meta = restored
     differing = fields.differences(meta['config'], self._config, _MAY_DIFFER)
     if differing:
@@ -273,8 +269,7 @@ class Run:
         f'{self._folder} holds a run of another configuration: {"; ".join(differing)}. Go on with '
         'the old values, or choose another run_dir.'
       )
-    progress = Progress(self._config.schedule, **meta['progress'])
-    return state, progress, int(state.step) // self._config.algo.updates_per_batch
+    return state, meta
 
   def _has_ended(self) -> bool:
     written = (line['step'] for line in metrics_lib.read(self._folder))

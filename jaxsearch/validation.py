@@ -192,6 +192,7 @@ def _choices(c: config_lib.Config) -> list[str]:
     'eval_retrieval.backend': backends,
     'retrieval.mode': ['prompted', 'tuned'],
     'eval_retrieval.mode': ['prompted', 'tuned'],
+    'questions.source': plugins.names('sources'),
     'reward.name': plugins.names('rewards'),
     'algo.advantage': _functions('algo', 'advantages'),
     'algo.policy_loss': _functions('algo', 'losses'),

@@ -13,6 +13,7 @@ from jaxsearch import cli, config, plugins, types
 from jaxsearch.algo.summary import Summary
 from jaxsearch.protocols import research
 from jaxsearch.retrieval.backends import bm25
+from jaxsearch.sources._contract import Result
 from jaxsearch.text import tokenizer as tokenizer_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -130,6 +131,17 @@ def test_the_term_example():
   values, over = names['unlikelihood'](outputs)
   np.testing.assert_allclose(values, [[np.log(2), np.log(4), np.log(4)]], rtol=1e-6)
   assert over.tolist() == [[True, True, False]]
+
+
+def test_the_source_example():
+  asked = [types.Question(str(h), '?', ('x',), {'hops': h}) for h in (2, 1, 3)]
+  made = _run('jaxsearch/sources/by_hops.py')
+  source = made['open'](asked, 0, None)
+  assert [q.id for q in source.take(0, 2)] == ['1', '1']
+  source.feedback([Result('1', 1, 2), Result('1', 0, 2)])
+  assert source.state() == 1
+  source.feedback([Result('1', 1, 2), Result('1', 1, 2)])
+  assert [q.id for q in made['open'](asked, 0, source.state()).take(0, 2)] == ['2', '1']
 
 
 @pytest.mark.parametrize('path', ['configs/mine.py', 'configs/larger_groups.py'])

@@ -70,32 +70,13 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: pathlib.Path) -> None:
     questions.read(path)
 
 
-def test_every_pass_is_a_new_order_of_all_questions() -> None:
-  source = questions.QuestionSource(QUESTIONS, seed=3)
-  taken = source.take(start=0, n=60)
-  assert [position for position, _ in taken] == list(range(60))
-  passes = [tuple(q.id for _, q in taken[at : at + 5]) for at in range(0, 60, 5)]
-  assert {tuple(sorted(p)) for p in passes} == {('a', 'b', 'c', 'd', 'e')}
-  assert len(set(passes)) > 6
-  assert questions.QuestionSource(QUESTIONS, seed=4).take(0, 60) != taken
-
-
-def test_any_stretch_can_be_taken_at_any_time_by_any_number_of_hosts() -> None:
-  taken = questions.QuestionSource(QUESTIONS, seed=3).take(start=0, n=60)
-  other = questions.QuestionSource(QUESTIONS, seed=3)
-  assert other.take(start=42, n=6) == taken[42:48]  # Over the end of a pass.
-  shares = [other.take(start=12, n=6, host=host, hosts=3) for host in (2, 0, 1)]
-  assert shares[1] + shares[2] + shares[0] == taken[12:18]
-  with pytest.raises(UserError, match='questions_per_step is 6, which 4 hosts'):
-    other.take(start=0, n=6, host=0, hosts=4)
-
-
 def test_reading_imports_no_jax_and_taking_starts_no_backend(tmp_path: pathlib.Path) -> None:
   questions.write(tmp_path / 'q.jsonl', QUESTIONS)
   code = (
     'import sys; from jaxsearch import questions; found = questions.read(sys.argv[1]); '
     "assert 'jax' not in sys.modules; "
-    'assert len(questions.QuestionSource(found, 0).take(1, 4)) == 4; '
+    'from jaxsearch.sources import shuffled; '
+    'assert len(shuffled.open(found, 0, None).take(1, 4)) == 4; '
     'import jax\n'
     'try: jax.devices()\n'
     'except RuntimeError: sys.exit(0)\n'

@@ -118,7 +118,7 @@ def test_what_was_learnt_is_recalled_and_what_is_recalled_is_not_trained(setting
   with Run(settings) as run:
     clock = metrics.Clock()
     run.load_weights(clock)
-    done = run.rollout(run.take(0), clock)
+    done = run.rollout(run.intake.take(0), clock)
     summaries = run.gather(done)
     ((trained, _),) = run.batch(done, summaries, run.estimate(summaries, 0))
     state = run.update([batching.Update(trained, [])], clock)

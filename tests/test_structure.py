@@ -14,16 +14,17 @@ ROOT = pathlib.Path(jaxsearch.__file__).parent
 FILES = sorted(ROOT.rglob('*.py'))
 LAYERS = (
   'types config plugins fields files validation',
-  'questions world text protocols retrieval rewards algo models',
+  'questions sources world text protocols retrieval rewards algo models',
   'sharding checkpoint metrics progress trajectories',
-  'rollout batching learner',
+  'rollout batching intake learner',
   'trainer training_run warmstart collection evaluation report',
   'bench',
   'cli __main__',
 )
 LAYER = {unit: i for i, units in enumerate(LAYERS) for unit in units.split()}
 WITHOUT_JAX = (
-  'types config plugins fields files validation questions world text protocols retrieval rewards'
+  'types config plugins fields files validation '
+  'questions sources world text protocols retrieval rewards'
 )
 # What a backend imports from above when it opens, and nowhere else: its worker process is a program
 # of its own, and this one's is the engine that writes.

@@ -159,7 +159,7 @@ def test_lost_rollouts_train_nothing(tiny_folder):
   with Run(config) as run:
     clock = metrics.Clock()
     run.load_weights(clock)
-    done = run.rollout(run.take(0), clock)
+    done = run.rollout(run.intake.take(0), clock)
     lost = [t for t in done if t.status is Status.INFRA]
     assert 0 < len(lost) < len(done)
     summaries = run.gather(done)

@@ -48,7 +48,7 @@ def test_a_policy_that_learnt_them_writes_them(rendered, tiny_folder):
   with Run(config) as run:
     clock = metrics.Clock()
     run.load_weights(clock)
-    done = run.rollout(run.take(0), clock)
+    done = run.rollout(run.intake.take(0), clock)
   equal = [np.array_equal(t.contexts[0].ids, by_question[t.task.question.text].ids) for t in done]
   assert np.mean(equal) > 0.5
 

@@ -13,6 +13,7 @@ from jaxsearch import fields
 
 # Fields whose value names a file, or a function of a file.
 _FILES = {
+  'questions.source': 'sources/{}.py',
   'protocol.name': 'protocols/{}.py',
   'retrieval.backend': 'retrieval/backends/{}.py',
   'reward.name': 'rewards/{}.py',
