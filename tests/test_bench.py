@@ -23,12 +23,12 @@ OUTCOME = outcome.Outcome(
   signal_all_wrong=0.25,
   minutes=1.0,
   curve=((0.0, 0.1), (1000.0, 0.4)),
-  searching=(0.5, 1.0),
+  dev_searches=(0.5, 1.0),
   dev_f1=(0.1, 0.6),
 )
 
 
-def run(folder, *, em, tokens, seconds=60.0, tested=True, calls=(1.0, 2.0)):
+def run(folder, *, em, tokens, seconds=60.0, tested=True, searches=(1.0, 2.0), n=10):
   """A finished run of two updates, as train and eval leave it."""
   folder.mkdir(parents=True)
   lines = [
@@ -39,23 +39,24 @@ def run(folder, *, em, tokens, seconds=60.0, tested=True, calls=(1.0, 2.0)):
       'group/frac_with_signal': 0.5,
       'group/frac_with_signal_all_wrong': 0.25,
       'length/policy_tokens_mean': 100.0,
-      'search/calls_mean': calls[step],
     }
     for step in (0, 1)
   ]
-  lines[0] |= {'val/em': 0.0, 'val/f1': 0.1}
-  lines.append({'step': 2, 'progress/generated_tokens': tokens, 'val/em': em, 'val/f1': 0.6})
+  lines.append({'step': 2, 'progress/generated_tokens': tokens})
+  for line, dev_em, f1, asked in zip((lines[0], lines[2]), (0.0, em), (0.1, 0.6), searches):
+    by_hops = {'val/searches_by_hops/1': asked - 0.25, 'val/searches_by_hops/2': asked + 0.25}
+    line |= {'val/em': dev_em, 'val/f1': f1, **by_hops}
   (folder / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
   usage = {'verb': 'train', 'seconds': seconds, 'peak_rss_mb': 1.0}
   (folder / 'usage.jsonl').write_text(json.dumps(usage) + '\n')
   if tested:
-    test(folder / 'eval_after', em)
+    test(folder / 'eval_after', em, n)
 
 
-def test(folder, em):
+def test(folder, em, n=10):
   folder.mkdir(parents=True)
   by_hops = {'em_by_hops': {'1': em, '2': 0.0}, 'n_by_hops': {'1': 5, '2': 5}}
-  summary = {'em': em, 'n': 10, 'searches': 2.0, 'malformed': 0.1, **by_hops}
+  summary = {'em': em, 'n': n, 'searches': 2.0, 'malformed': 0.1, **by_hops}
   (folder / 'summary.json').write_text(json.dumps(summary))
 
 
@@ -81,11 +82,32 @@ def test_a_document_of_two_recipes_worked_by_hand(tmp_path):
   assert (
     '| grpo | 0.50 ± 0.14 | 0.50 | 0.00 | – | – | 2.00 ± 0.00 |  | 0.50 ± 0.00 | 40 k |' in text
   )
-  assert '| +0.10, helps | 0.50 ± 0.00 | 40 k | 1.5 ± 0.0 | 2 |' in text
-  assert '| rloo | 0.20 |' in text and '| -0.20, hurts | 0.50 | 40 k | 1.0 | 1 |' in text
+  # Of 10 questions: 2 (0.24 + 0.25 + 0.24 + 0.21) / 4 / 10 = 0.047; 2 sqrt(0.047 / 2) = 0.307.
+  assert '| +0.10 ± 0.31, nothing shown | 0.50 ± 0.00 | 40 k | 1.5 ± 0.0 | 2 |' in text
+  # 2 (0.16 + 0.24) / 2 / 10 = 0.04; 2 sqrt(0.04) = 0.4.
+  assert '| rloo | 0.20 |' in text
+  assert '| -0.20 ± 0.40, nothing shown | 0.50 | 40 k | 1.0 | 1 |' in text
   assert '`reward.name=igpo`<br>`algo.advantage=turn_returns`' in text
   assert '[arXiv 2510.14967](https://arxiv.org/abs/2510.14967)' in text
   assert '![curves](recipes.png)' in text and b.picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+  ('ems', 'told'),
+  [
+    ((0.5, 0.5), '+0.20 ± 0.03, helps'),  # 2 sqrt(2 (0.25 + 0.21) / 2 / 1000 / 2) = 0.030.
+    ((0.2, 0.1), '-0.15 ± 0.10, hurts'),  # Of the seeds: 2 sqrt(0.005 / 2) = 0.1.
+    ((0.4, 0.3), '+0.05 ± 0.10, nothing shown'),
+  ],
+)
+def test_a_difference_counts_beyond_two_standard_errors(tmp_path, ems, told):
+  b = bench(tmp_path, 'rloo')
+  for seed in (0, 1):
+    test(b.start(seed) / 'eval_before', 0.1, n=1000)
+    run(b.run('grpo', seed), em=0.3, tokens=40_100, n=1000)
+    run(b.run('rloo', seed), em=ems[seed], tokens=40_100, n=1000)
+  document.write(b)
+  assert f'| {told} |' in b.table.read_text()
 
 
 def test_phases_are_added_up(tmp_path):
@@ -93,11 +115,11 @@ def test_phases_are_added_up(tmp_path):
   folder = b.run('r1_searcher', 0)
   assert b.folders('r1_searcher', 0) == [f'{folder}/stage1', str(folder)]
   run(folder, em=0.6, tokens=2000)
-  run(folder / 'stage1', em=0.2, tokens=1000, tested=False, calls=(0.4, 0.9))
+  run(folder / 'stage1', em=0.2, tokens=1000, tested=False, searches=(0.4, 0.9))
   made = outcome.read(b.folders('r1_searcher', 0))
   assert made.generated == 3000 and made.rollouts == 32 and made.held == 3200
   assert made.curve == ((0.0, 0.0), (1000.0, 0.2), (1000.0, 0.0), (3000.0, 0.6))
-  assert made.searching == (0.4, 0.9) and made.dev_f1 == (0.1, 0.6)
+  assert made.dev_searches == pytest.approx((0.4, 0.9)) and made.dev_f1 == (0.1, 0.6)
   stages = [config.read(path) for path in b.configs('r1_searcher', 0)]
   assert [c.reward.name for c in stages] == ['r1_searcher_stage1', 'r1_searcher_stage2']
   assert stages[1].policy.path == f'{folder}/stage1/policy'
@@ -124,7 +146,7 @@ def test_checks_say_no_where_a_thing_is_not_seen():
     'igpo': changed(signal_all_wrong=0.75),
     'zero_search': changed(em=0.4),
     'fixed_noise': changed(em=0.4),
-    'r1_searcher': changed(searching=(0.4, 0.9), dev_f1=(0.3, 0.2)),
+    'r1_searcher': changed(dev_searches=(0.4, 0.9), dev_f1=(0.3, 0.2)),
     'trees': changed(generated=600.0),
   }
   header, rule, *lines = checks.table(runs, {0: 0.1}, 'grpo').splitlines()

@@ -69,11 +69,10 @@ def _noise(made: Made, before: Sequence[float]) -> tuple[str, str, bool]:
 
 def _searching(made: Made, before: Sequence[float]) -> tuple[str, str, bool]:
   del before
-  first, last = ([one.searching[end] for one in made[0]] for end in (0, -1))
+  first, last = ([one.dev_searches[end] for one in made[0]] for end in (0, -1))
   return (
     "R1-Searcher's first stage raises searches without a reward for answers",
-    f'searches per rollout {outcomes.spread(first)} in its first step, {outcomes.spread(last)} in '
-    'its last',
+    f'per dev question {outcomes.spread(first)} before it, {outcomes.spread(last)} after',
     np.mean(last) > np.mean(first),
   )
 

@@ -126,19 +126,25 @@ def _results(runs: Runs, plain: str) -> str:
     ]
     lines.append(_row(cells))
   told = (
-    'Against plain GRPO: difference in exact match, seed by seed. It helps if it is above 0 with '
-    'every seed, hurts if it is below 0 with every seed; otherwise nothing is shown. With a '
-    'signal: share of rollouts that are trained with an advantage other than 0.'
+    'Against plain GRPO: mean difference in exact match, seed by seed, ± two standard errors (the '
+    'larger of what the seeds show and what the draw of the questions makes). Within them nothing '
+    'is shown. With a signal: share of rollouts that are trained with an advantage other than 0.'
   )
   return '\n'.join(lines) + f'\n\n{told}\n'
 
 
 def _against(made: Mapping[int, outcomes.Outcome], plain: Mapping[int, outcomes.Outcome]) -> str:
-  gains = [made[seed].em - plain[seed].em for seed in made if seed in plain]
-  if not gains:
+  pairs = [(made[seed], plain[seed]) for seed in made if seed in plain]
+  if not pairs:
     return ''
-  verdict = 'helps' if min(gains) > 0 else 'hurts' if max(gains) < 0 else 'nothing shown'
-  return f'{np.mean(gains):+.2f}, {verdict}'
+  gains = np.array([one.em - other.em for one, other in pairs])
+  # Of the mean gain: what the draw of the questions alone makes, and what the seeds show.
+  drawn = np.mean([one.em * (1 - one.em) / one.questions for pair in pairs for one in pair]) * 2
+  seen = gains.var(ddof=1) if len(gains) > 1 else 0.0
+  chance = 2 * np.sqrt(max(drawn, seen) / len(gains))
+  mean = gains.mean()
+  verdict = 'helps' if mean > chance else 'hurts' if mean < -chance else 'nothing shown'
+  return f'{mean:+.2f} ± {chance:.2f}, {verdict}'
 
 
 def _sources(bench: Bench, names: Sequence[str]) -> str:

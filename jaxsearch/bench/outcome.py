@@ -25,7 +25,7 @@ class Outcome:
     signal, signal_all_wrong: metrics.signal, averaged over the steps.
     minutes: wall time of training, with its start.
     curve: (tokens generated so far, exact match on dev).
-    searching: searches per rollout in each step of the first phase.
+    dev_searches: per dev question, of the first phase, in order; hops count alike.
     dev_f1: F1 on dev of the last phase, in order.
   """
 
@@ -41,7 +41,7 @@ class Outcome:
   signal_all_wrong: float
   minutes: float
   curve: tuple[tuple[float, float], ...]
-  searching: tuple[float, ...]
+  dev_searches: tuple[float, ...]
   dev_f1: tuple[float, ...]
 
 
@@ -75,8 +75,10 @@ def read(folders: Sequence[str]) -> Outcome | None:
     signal_all_wrong=float(np.mean(column('group/frac_with_signal_all_wrong'))),
     minutes=last.seconds.get('train', math.nan) / 60,
     curve=tuple(curve),
-    searching=tuple(
-      line['search/calls_mean'] for line in phases[0].metrics if 'search/calls_mean' in line
+    dev_searches=tuple(
+      float(np.mean([v for name, v in line.items() if name.startswith('val/searches_by_hops/')]))
+      for line in phases[0].metrics
+      if 'val/em' in line
     ),
     dev_f1=tuple(line['val/f1'] for line in last.metrics if 'val/f1' in line),
   )
