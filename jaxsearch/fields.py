@@ -40,19 +40,25 @@ def differences(
   """Lines 'name was … and is …' for the fields that a run's written configuration had otherwise.
 
   Args:
-    before: the configuration as JSON.
+    before: the configuration as JSON; a field that it lacks is younger and had its default.
     config: the present one.
     except_for: beginnings of names that may differ.
   """
-  now = json.loads(json.dumps(dataclasses.asdict(config)))
-  return [
-    f'{name} was {_lookup(before, name)!r} and is {_lookup(now, name)!r}'
-    for name, _ in flatten(config)
-    if _lookup(before, name) != _lookup(now, name) and not name.startswith(except_for)
-  ]
+  defaults, now = (
+    json.loads(json.dumps(dataclasses.asdict(c))) for c in (config_lib.Config(), config)
+  )
+  found = []
+  for name, _ in flatten(config):
+    new = _lookup(now, name, None)
+    old = _lookup(before, name, _lookup(defaults, name, None))
+    if old != new and not name.startswith(except_for):
+      found.append(f'{name} was {old!r} and is {new!r}')
+  return found
 
 
-def _lookup(fields: Any, name: str) -> Any:
+def _lookup(fields: Any, name: str, missing: Any) -> Any:
   for part in name.split('.'):
-    fields = fields[part] if isinstance(fields, dict) and part in fields else None
+    if not isinstance(fields, dict) or part not in fields:
+      return missing
+    fields = fields[part]
   return fields

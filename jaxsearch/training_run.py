@@ -263,6 +263,8 @@ class Run:
     if restored is None:
       return self._learner.init_state(params), {}
     state, meta = restored
+    if 'progress' not in meta:
+      raise UserError(f'{self._folder} was written by an earlier version; choose another run_dir.')
     differing = fields.differences(meta['config'], self._config, _MAY_DIFFER)
     if differing:
       raise UserError(

@@ -195,6 +195,20 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
   assert "--seeds is 'x'" in refused('recipes', '--seeds=x')
 
 
+def test_a_run_of_another_configuration_is_not_counted(tmp_path, capsys):
+  b = bench(tmp_path, 'rloo', seeds=(0,))
+  for name, advantage in (('grpo', 'group_zscore'), ('rloo', 'group_mean')):
+    run(b.run(name, 0), em=0.5, tokens=100)
+    made = config.read(b.configs(name, 0)[0])
+    made.algo.advantage = advantage
+    written = dataclasses.asdict(made)
+    del written['algo']['terms']  # A field younger than the run.
+    (b.run(name, 0) / 'config.json').write_text(json.dumps(written))
+  assert cli.main(['bench', 'recipes', f'--out={b.out}', '--seeds=0', '--only=rloo']) == 2
+  said = capsys.readouterr().err
+  assert "algo.advantage was 'group_mean' and is 'leave_one_out'. Remove that folder" in said
+
+
 def test_no_run_is_begun_when_the_time_is_over(tmp_path, capsys):
   arguments = ['bench', 'recipes', f'--out={tmp_path}/out', '--minutes=1e-9', '--only=rloo']
   assert cli.main(arguments) == 0

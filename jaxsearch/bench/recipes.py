@@ -12,6 +12,7 @@ was broken off goes on, and the document is written anew after each.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 import subprocess
@@ -23,7 +24,7 @@ from typing import ClassVar
 import rich.console
 
 from jaxsearch import config as config_lib
-from jaxsearch import plugins
+from jaxsearch import fields, plugins
 from jaxsearch.bench import document
 from jaxsearch.types import UserError
 
@@ -32,6 +33,9 @@ _FOLDERS = ('configs/recipes', 'configs/ablations')
 # Of the ablations: with these nothing may be learnt.
 CONTROLS = ('random_documents', 'shuffled_rewards')
 _SPLITS = ('train', 'dev', 'test')
+# Fields that say where things lie, and how the start was made.
+_PLACES = ('run_dir', 'policy.', 'model.', 'questions.train', 'questions.dev', 'warmstart.')
+_PLACES += ('retrieval.index', 'eval_retrieval.index')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +120,7 @@ def recipes(
   todo = [(name, seed) for seed in bench.seeds for name in bench.names]
   for number, (name, seed) in enumerate(todo, start=1):
     run = bench.run(name, seed)
+    _refuse_another(bench, name, seed)
     if (run / 'eval_after' / 'summary.json').exists():
       continue
     if time.monotonic() > until:
@@ -161,6 +166,20 @@ def _named(only: Sequence[str]) -> list[str]:
       )
   recipes = [name for name, file in known.items() if file.startswith(_FOLDERS[0])]
   return list(only) or [*recipes, *CONTROLS]
+
+
+def _refuse_another(bench: Bench, name: str, seed: int) -> None:
+  for path in bench.configs(name, seed):
+    config = config_lib.read(path)
+    written = pathlib.Path(config.run_dir) / 'config.json'
+    if written.exists():
+      config.seed = seed
+      differing = fields.differences(json.loads(written.read_text()), config, _PLACES)
+      if differing:
+        raise UserError(
+          f'{config.run_dir} was made with another configuration: {"; ".join(differing)}. Remove '
+          'that folder, or choose another --out.'
+        )
 
 
 def _make(bench: Bench, name: str, seed: int) -> str:
