@@ -103,7 +103,7 @@ def is_useful(question: Question, documents: Sequence[Document]) -> bool:
   """The rule at the head of this file."""
   supporting = question.metadata.get('supporting_documents')
   if supporting:
-    return any(document.id in supporting for document in documents)
+    return any(document.id in map(str, supporting) for document in documents)
   return any(answers.cover_match(d.text, question.golden_answers) for d in documents)
 
 

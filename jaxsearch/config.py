@@ -147,6 +147,7 @@ class Schedule:
   eval_questions: int = 0  # Dev questions used, the first ones; 0: all.
   checkpoint_every: int = 10  # Steps between checkpoints; also after the last step.
   checkpoints_kept: int = 2  # Newest ones; the best on dev is kept besides.
+  export: str = 'best'  # Step whose policy is exported at the end: best on dev, or newest.
   infra_limit: float = 0.05  # Stop when more than this share of a step's rollouts is lost.
 
 

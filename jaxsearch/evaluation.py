@@ -55,7 +55,9 @@ def evaluate(
   if jax.process_index() == 0:
     folder = pathlib.Path(out)
     trajectories.write(folder / 'trajectories.jsonl', greedy)
-    (folder / 'summary.json').write_text(json.dumps(summary, indent=2))
+    partial = folder / 'summary.json.partial'
+    partial.write_text(json.dumps(summary, indent=2))
+    os.replace(partial, folder / 'summary.json')
     print(json.dumps({k: v for k, v in summary.items() if k != 'by_dataset'}))
   return summary
 

@@ -113,15 +113,13 @@ def signal(summaries: Sequence[Summary], advantages: Sequence[Any]) -> dict[str,
   """Shares of rollouts that are trained with an advantage other than 0.
 
   group/frac_with_signal: of all; group/frac_with_signal_all_wrong: of those whose question no
-  rollout answered exactly, where outcome rewards have least to say (0 if there are none).
+  rollout answered exactly, where outcome rewards have least to say; left out if there are none.
   """
   right = {(s.host, s.position) for s in summaries if s.rewards.get('em', 0.0) > 0}
   speaks = [a is not None and bool(np.any(a)) for a in advantages]
   wrong = [x for s, x in zip(summaries, speaks) if (s.host, s.position) not in right]
-  return {
-    'group/frac_with_signal': _mean(speaks),
-    'group/frac_with_signal_all_wrong': _mean(wrong),
-  }
+  found = {'group/frac_with_signal': _mean(speaks)}
+  return found | ({'group/frac_with_signal_all_wrong': _mean(wrong)} if wrong else {})
 
 
 def over_hosts(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -16,7 +16,8 @@ class Progress:
   Attributes:
     schedule: of the configuration.
     questions: taken from the source so far.
-    tokens: sampled in training so far, those of shared beginnings once.
+    tokens: sampled in training so far, those of shared beginnings once, those of attempts that
+      the infrastructure lost not at all.
   """
 
   schedule: config_lib.Schedule

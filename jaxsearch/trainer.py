@@ -35,7 +35,7 @@ def train(config: config_lib.Config) -> None:
       if not run.progress.is_last(step):
         metrics |= _improve(run, step, clock)
       run.record(step, metrics | clock.seconds())
-    run.export_best()
+    run.export()
 
 
 def _improve(run: Run, step: int, clock: metrics_lib.Clock) -> dict[str, Any]:

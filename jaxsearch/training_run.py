@@ -248,14 +248,16 @@ class Run:
     self._writer.write(step, figures)
     print(metrics_lib.progress(step, self._config.schedule.steps, figures), flush=True)
 
-  def export_best(self) -> None:
-    """Writes the parameters with the best dev score as a policy folder."""
+  def export(self) -> None:
+    """Writes the parameters of the step that `schedule.export` names as a policy folder."""
     self._checkpoints.wait()
-    best = self._checkpoints.best
-    params = self._checkpoints.restore_params(best, self._learner.abstract_state().params)
+    kind = self._config.schedule.export
+    step = self._checkpoints.best if kind == 'best' else self._checkpoints.latest
+    params = self._checkpoints.restore_params(step, self._learner.abstract_state().params)
     checkpoint.save_policy(self._folder / 'policy', self._size, params, self._tokenizer)
     if jax.process_index() == 0:
-      print(f'best on dev: step {best}, written to {self._folder / "policy"}')
+      told = {'best': 'best on dev', 'newest': 'newest'}[kind]
+      print(f'{told}: step {step}, written to {self._folder / "policy"}')
 
   def _restore(self, params: Any) -> tuple[Any, dict[str, Any]]:
     """The state to go on from, and what its checkpoint knows besides; nothing at the start."""

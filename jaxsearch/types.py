@@ -271,7 +271,7 @@ class Trajectory:
 
   @property
   def generated(self) -> int:
-    """Ids that its own row sampled; in a tree its first ones may be another's."""
+    """Ids that its own row sampled, without lost attempts; a tree's first ones may be another's."""
     me = row_id(self.task.sample, self.attempt)
     counts = [
       (owner, len(segment.ids))

@@ -202,6 +202,7 @@ def _choices(c: config_lib.Config) -> list[str]:
     'algo.kl_place': ['loss', 'reward'],
     'algo.old_logprobs': ['learner', 'sampler'],
     'algo.selector': _functions('algo', 'selectors'),
+    'schedule.export': ['best', 'newest'],
     'algo.loss_norm': ['constant', 'sequence', 'token'],
     'algo.loss_tokens': ['all', 'policy'],
   }

@@ -104,6 +104,24 @@ def test_a_killed_run_equals_the_whole_one(tiny_folder, moments, steps):
   _assert_equal(tiny_folder, killed, whole)
 
 
+def test_a_run_goes_on_with_what_its_question_source_was_told(tiny_folder):
+  """A checkpoint knows the tallies of the questions, and how many tokens were generated."""
+  options = {'questions__source': 'prioritized', 'schedule__steps': 50, 'schedule__eval_every': 50}
+  options['schedule__checkpoint_every'] = 1
+  for run, limits in (('told', [3000]), ('told_twice', [1500, 3000])):
+    for limit in limits:
+      config = tiny.command('train', tiny_folder, run, schedule__generated_tokens=limit, **options)
+      code, output = tiny.finish(config, tiny_folder / f'{run}.log')
+      assert code == 0, output
+  lines = {run: metrics.read(tiny_folder / run) for run in ('told', 'told_twice')}
+  tokens = [line['progress/generated_tokens'] for line in lines['told']]
+  assert tokens[-2] < 3000 <= tokens[-1] and sum(count < 1500 for count in tokens) > 1
+  assert tiny.rollouts(tiny_folder / 'told') == tiny.rollouts(tiny_folder / 'told_twice')
+  left, right = (tiny.leaves(tiny.configure(tiny_folder, run)) for run in lines)
+  for a, b in zip(left, right, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
 def test_a_step_that_is_run_again_gets_the_answers_of_the_first_time(tiny_folder):
   """The retriever fails once for each request: made again, the searches would have succeeded."""
   index = tiny.make_faulty(tiny_folder, 'once', error=0.3, once=True)

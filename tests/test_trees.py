@@ -116,12 +116,13 @@ def test_few_slots_are_enough(policy, pool, done, tmp_path, slots):
 
 
 def test_fewer_tokens_are_generated_than_trained_rows_hold(done):
-  generated = sum(
-    len(s.ids)
-    for t in done
-    for s, owner in zip(policy_segments(t), t.contexts[0].owners)
-    if owner == row_id(t.task.sample, t.attempt)
-  )
+  of_rows = {}
+  for t in done:
+    parts = zip(policy_segments(t), t.contexts[0].owners, strict=True)
+    for place, (segment, owner) in enumerate(parts):
+      of_rows[t.task.position, owner, place] = len(segment.ids)
+  generated = sum(t.generated for t in done)
+  assert generated == sum(of_rows.values())
   held = sum(len(s.ids) for t in done for s in policy_segments(t))
   assert generated < held
   assert all(t.status is not Status.INFRA for t in done)

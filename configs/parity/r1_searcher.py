@@ -48,7 +48,7 @@ def get_config(phase: str = 'stage2') -> config.Config:
     c.reward.name = 'r1_searcher_stage1_llama'
     c.algo.questions_per_step = 15
     c.algo.advantage, c.algo.whiten = 'group_zscore', False
-    c.schedule = config.Schedule(steps=23, eval_every=10, checkpoint_every=10)
+    c.schedule = config.Schedule(steps=23, eval_every=10, checkpoint_every=10, export='newest')
     return c
   c.questions.train = 'data/r1_searcher/stage2.jsonl'
   c.schedule = config.Schedule(steps=127, eval_every=10, checkpoint_every=10)

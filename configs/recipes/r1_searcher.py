@@ -23,7 +23,7 @@ def get_config(arguments: str = PHASES[1]) -> config.Config:
     c.reward.name = 'r1_searcher_stage1'
     c.schedule.generated_tokens = tokens // 3
     # All that is to be learnt here is to search; what dev says of answers must not choose.
-    c.schedule.eval_every = c.schedule.steps
+    c.schedule.eval_every, c.schedule.export = c.schedule.steps, 'newest'
   else:
     c.policy.path = f'{c.run_dir}/stage1/policy'
     c.reward.name = 'r1_searcher_stage2'

@@ -30,7 +30,7 @@ _HEADER = """# Recipes compared
 and a training run each. Training and evaluation as in `configs/quickstart.py` at size `{size}`:
 pages name the wrong person of the right surname, the teacher of the warm start mostly answers
 without a search, questions need one to four hops. Tested greedily on {questions} held-out questions
-with the real retriever: exact match before training {before}.
+with the real retriever: exact match before training {before}.{others}
 
     {command}
 
@@ -42,11 +42,11 @@ as they should, and little about which is best for a large model.
 """
 
 
-def write(bench: Bench) -> None:
-  """Writes the document and its picture from the runs that are finished."""
+def write(bench: Bench) -> bool:
+  """Writes the document and its picture from the runs that are finished; False if none is."""
   runs = _runs(bench)
   if not runs:
-    return
+    return False
   table = bench.table
   table.parent.mkdir(parents=True, exist_ok=True)
   picture = bench.picture
@@ -62,6 +62,7 @@ def write(bench: Bench) -> None:
   partial = table.with_name(table.name + '.partial')
   partial.write_text('\n'.join(parts) + '\n', encoding='utf-8')
   os.replace(partial, table)
+  return True
 
 
 def one_line(folders: Sequence[str]) -> str:
@@ -72,7 +73,7 @@ def one_line(folders: Sequence[str]) -> str:
 
 def _runs(bench: Bench) -> Runs:
   found: dict[str, dict[int, outcomes.Outcome]] = {}
-  for name in bench.names:
+  for name in bench.files:
     for seed in bench.seeds:
       made = outcomes.read(bench.folders(name, seed))
       if made is not None:
@@ -95,10 +96,23 @@ def _header(bench: Bench, runs: Runs) -> str:
     seeds=len(seeds),
     size=bench.size,
     questions=some.questions,
+    others=_others(bench, runs),
     before=outcomes.spread(list(_before(bench).values())),
     command=bench.command,
     machine=_machine(),
   )
+
+
+def _others(bench: Bench, runs: Runs) -> str:
+  """What the header says of recipes that it is not quite true of."""
+  said = []
+  for name in runs:
+    made = config_lib.read(bench.configs(name, bench.seeds[0])[0])
+    if source.has_own_start(made):
+      said.append(f'{name.replace("_", " ")} has a warm start of its own, not counted here')
+    if made.eval_retrieval.backend == 'none':
+      said.append(f'{name.replace("_", " ")} is tested without a retriever')
+  return ' But ' + '; '.join(said) + '.' if said else ''
 
 
 def _machine() -> str:
@@ -134,17 +148,12 @@ def _results(runs: Runs, plain: str) -> str:
 
 
 def _against(made: Mapping[int, outcomes.Outcome], plain: Mapping[int, outcomes.Outcome]) -> str:
-  pairs = [(made[seed], plain[seed]) for seed in made if seed in plain]
-  if not pairs:
+  seeds = [seed for seed in made if seed in plain]
+  if not seeds:
     return ''
-  gains = np.array([one.em - other.em for one, other in pairs])
-  # Of the mean gain: what the draw of the questions alone makes, and what the seeds show.
-  drawn = np.mean([one.em * (1 - one.em) / one.questions for pair in pairs for one in pair]) * 2
-  seen = gains.var(ddof=1) if len(gains) > 1 else 0.0
-  chance = 2 * np.sqrt(max(drawn, seen) / len(gains))
-  mean = gains.mean()
-  verdict = 'helps' if mean > chance else 'hurts' if mean < -chance else 'nothing shown'
-  return f'{mean:+.2f} ± {chance:.2f}, {verdict}'
+  gain, chance = outcomes.gain([made[s] for s in seeds], [plain[s] for s in seeds])
+  verdict = 'helps' if gain > chance else 'hurts' if gain < -chance else 'nothing shown'
+  return f'{gain:+.2f} ± {chance:.2f}, {verdict}'
 
 
 def _sources(bench: Bench, names: Sequence[str]) -> str:
@@ -152,8 +161,8 @@ def _sources(bench: Bench, names: Sequence[str]) -> str:
   seed = bench.seeds[0]
   plain = config_lib.read(bench.configs(bench.plain, seed)[0])
   for name in names:
-    path = bench.configs(name, seed)[-1]
-    told = source.read(path.partition(':')[0], config_lib.read(path), plain)
+    phases = [config_lib.read(path) for path in bench.configs(name, seed)]
+    told = source.read(bench.files[name], phases, plain)
     changes = '<br>'.join(f'`{change}`' for change in told.changes)
     is_plain = name == bench.plain
     title = 'ReSearch (arXiv 2503.19470): GRPO on its reward' if is_plain else told.title

@@ -22,7 +22,7 @@ class Outcome:
     generated: tokens sampled in training.
     held: tokens of the trained rows: more than were generated where rollouts share a beginning.
     rollouts: made in training.
-    signal, signal_all_wrong: metrics.signal, averaged over the steps.
+    signal, signal_all_wrong: metrics.signal, averaged over the rollouts.
     minutes: wall time of training, with its start.
     curve: (tokens generated so far, exact match on dev).
     dev_searches: per dev question, of the first phase, in order; hops count alike.
@@ -71,9 +71,10 @@ def read(folders: Sequence[str]) -> Outcome | None:
     generated=float(sum(ends)),
     held=float(np.sum(rollouts * column('length/policy_tokens_mean'))),
     rollouts=float(np.sum(rollouts)),
-    signal=float(np.mean(column('group/frac_with_signal'))),
-    signal_all_wrong=float(np.mean(column('group/frac_with_signal_all_wrong'))),
-    minutes=last.seconds.get('train', math.nan) / 60,
+    signal=_mean(column('group/frac_with_signal'), rollouts),
+    signal_all_wrong=_mean(column('group/frac_with_signal_all_wrong'), rollouts),
+    # A run that was killed wrote its steps down, but not what it cost.
+    minutes=max(last.seconds.get('train', 0.0), float(np.sum(column('timing_s/step')))) / 60,
     curve=tuple(curve),
     dev_searches=tuple(
       float(np.mean([v for name, v in line.items() if name.startswith('val/searches_by_hops/')]))
@@ -82,6 +83,23 @@ def read(folders: Sequence[str]) -> Outcome | None:
     ),
     dev_f1=tuple(line['val/f1'] for line in last.metrics if 'val/f1' in line),
   )
+
+
+def gain(made: Sequence[Outcome], plain: Sequence[Outcome]) -> tuple[float, float]:
+  """(mean difference in exact match, two standard errors of it), seed by seed.
+
+  The error is the larger of what the seeds show and what the draw of the questions alone makes.
+  """
+  gains = np.array([one.em - other.em for one, other in zip(made, plain, strict=True)])
+  drawn = 2 * np.mean([one.em * (1 - one.em) / one.questions for one in (*made, *plain)])
+  seen = gains.var(ddof=1) if len(gains) > 1 else 0.0
+  return float(gains.mean()), float(2 * np.sqrt(max(drawn, seen) / len(gains)))
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> float:
+  """Over the steps that have a value."""
+  known = ~np.isnan(values)
+  return float(np.average(values[known], weights=weights[known])) if known.any() else math.nan
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

@@ -6,7 +6,7 @@ Each seed has a world, a warm start and a place for every recipe:
   OUT/RECIPE/SEED/      what `train` and `eval` write, log.txt, usage.jsonl
 
 Runs are ordinary verbs in processes of their own. What is finished is not done again, a run that
-was broken off goes on, and the document is written anew after each.
+was broken off goes on, and the document, of all that is finished, is written anew after each.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import rich.console
 
 from jaxsearch import config as config_lib
 from jaxsearch import fields, plugins
-from jaxsearch.bench import document
+from jaxsearch.bench import document, source
 from jaxsearch.types import UserError
 
 _BASE = 'configs/quickstart.py'
-_FOLDERS = ('configs/recipes', 'configs/ablations')
-# Of the ablations: with these nothing may be learnt.
-CONTROLS = ('random_documents', 'shuffled_rewards')
+_FOLDER = 'configs/recipes'
+# With these nothing may be learnt.
+_CONTROLS = {
+  name: f'configs/ablations/{name}.py' for name in ('random_documents', 'shuffled_rewards')
+}
 _SPLITS = ('train', 'dev', 'test')
 # Fields that say where things lie, and how the start was made.
 _PLACES = ('run_dir', 'policy.', 'model.', 'questions.train', 'questions.dev', 'warmstart.')
@@ -47,8 +50,9 @@ class Bench:
     table, picture: Markdown file and PNG to write.
     size: of the world: hard or hard-ci.
     seeds: one world and one start each.
-    names: recipes, plain GRPO first.
-    command: makes all of it.
+    files: recipe -> its configuration file, plain GRPO first; those that are finished are written
+      down.
+    only: recipes that are run.
   """
 
   out: pathlib.Path
@@ -56,9 +60,17 @@ class Bench:
   picture: pathlib.Path
   size: str
   seeds: tuple[int, ...]
-  names: tuple[str, ...]
-  command: str
+  files: Mapping[str, str]
+  only: tuple[str, ...]
   plain: ClassVar[str] = 'grpo'
+
+  @property
+  def command(self) -> str:
+    """Makes all that is written down."""
+    flags = {'out': self.out, 'table': self.table, 'picture': self.picture}
+    flags |= {} if self.size == 'hard' else {'size': self.size}
+    flags |= {'seeds': ','.join(map(str, self.seeds))}
+    return ' '.join(['jaxsearch bench recipes', *(f'--{k}={v}' for k, v in flags.items())])
 
   def start(self, seed: int) -> pathlib.Path:
     """Folder of world, indexes and warm start."""
@@ -71,9 +83,7 @@ class Bench:
   def configs(self, name: str, seed: int) -> list[str]:
     """The configurations of a recipe's phases, in order, as --config takes them."""
     arguments = f'{self.size},{self.start(seed)},{self.run(name, seed)}'
-    if name == self.plain:
-      return [f'{_BASE}:{arguments}']
-    file = _files()[name]
+    file = self.files[name]
     phases = [path.partition(':')[2] for path in config_lib.phases(file)]
     return [f'{file}:{arguments}' + (f',{p.rpartition(",")[2]}' if p else '') for p in phases]
 
@@ -99,29 +109,26 @@ def recipes(
     table, picture: Markdown file and PNG to write.
     size: of the world.
     seeds: one world and one start each.
-    only: names of files in configs/recipes/ or configs/ablations/; empty: all of the first and the
-      controls. Plain GRPO is always there.
+    only: names of files in configs/recipes/, and controls; empty: all. Plain GRPO is always run.
     minutes: no run is begun after this long; 0: no limit.
 
   Raises:
     UserError: for an unknown recipe; lists the runs that failed.
   """
-  bench = Bench(
-    pathlib.Path(out),
-    pathlib.Path(table),
-    pathlib.Path(picture),
-    size,
-    tuple(seeds),
-    (Bench.plain, *_named(only)),
-    _command(size, seeds, only),
-  )
+  files = _files()
+  run_only = (Bench.plain, *_named(only, files)) if only else tuple(files)
+  paths = map(pathlib.Path, (out, table, picture))
+  bench = Bench(*paths, size, tuple(seeds), files, run_only)
+  _claim(bench)
   until = time.monotonic() + 60 * minutes if minutes else float('inf')
-  console, failed = rich.console.Console(highlight=False), []
-  todo = [(name, seed) for seed in bench.seeds for name in bench.names]
+  console = rich.console.Console(highlight=False)
+  failed: dict[str, None] = {}
+  todo = [(name, seed) for seed in bench.seeds for name in bench.only]
   for number, (name, seed) in enumerate(todo, start=1):
     run = bench.run(name, seed)
     _refuse_another(bench, name, seed)
-    if (run / 'eval_after' / 'summary.json').exists():
+    is_startless = any(problem.startswith(f'{bench.start(seed)}:') for problem in failed)
+    if is_startless or (run / 'eval_after' / 'summary.json').exists():
       continue
     if time.monotonic() > until:
       console.print(f'{minutes:g} minutes are over; the same command goes on from here.')
@@ -129,43 +136,46 @@ def recipes(
     began = time.monotonic()
     problem = _make(bench, name, seed)
     if problem:
-      failed.append(problem)
-      console.print(f'{number}/{len(todo)}  {name}, seed {seed}: failed; see {run}/log.txt')
+      failed[problem] = None
+      console.print(f'{number}/{len(todo)}  {name}, seed {seed}: failed')
       continue
     document.write(bench)
     told = document.one_line(bench.folders(name, seed))
     seconds = time.monotonic() - began
     console.print(f'{number}/{len(todo)}  {name}, seed {seed}: {told}, {seconds:.0f} s')
-  document.write(bench)
-  console.print(f'{bench.table} is written.')
+  if document.write(bench):
+    console.print(f'{bench.table} is written.')
   if failed:
-    raise UserError('; '.join(failed) + '. Mend them and give the same command again.')
-
-
-def _command(size: str, seeds: Sequence[int], only: Sequence[str]) -> str:
-  flags = [] if size == 'hard' else [f'--size={size}']
-  flags += [] if list(seeds) == [0, 1, 2] else [f'--seeds={",".join(map(str, seeds))}']
-  flags += [f'--only={",".join(only)}'] if only else []
-  return ' '.join(['jaxsearch bench recipes', *flags])
+    raise UserError('; '.join(failed) + '. Mend that and give the same command again.')
 
 
 def _files() -> dict[str, str]:
-  found = [path for folder in _FOLDERS for path in sorted(pathlib.Path(folder).glob('*.py'))]
-  return {path.stem: str(path) for path in found}
+  found = sorted(pathlib.Path(_FOLDER).glob('*.py'))
+  if not found:
+    raise UserError(f'there is no {_FOLDER} here; run this in a checkout of jaxsearch.')
+  return {Bench.plain: _BASE, **{path.stem: str(path) for path in found}, **_CONTROLS}
 
 
-def _named(only: Sequence[str]) -> list[str]:
-  known = _files()
-  if not known:
-    raise UserError(f'there is no {_FOLDERS[0]} here; run this in a checkout of jaxsearch.')
+def _named(only: Sequence[str], known: Mapping[str, str]) -> list[str]:
   for name in only:
     if name not in known:
       raise UserError(
-        f'there is no recipe {name!r} in {" or ".join(_FOLDERS)}.{plugins.nearest(name, known)} '
-        f'Choices: {", ".join(known)}.'
+        f'there is no recipe {name!r} in {_FOLDER}.{plugins.nearest(name, known)} Choices: '
+        f'{", ".join(known)}.'
       )
-  recipes = [name for name, file in known.items() if file.startswith(_FOLDERS[0])]
-  return list(only) or [*recipes, *CONTROLS]
+  return [name for name in only if name != Bench.plain]
+
+
+def _claim(bench: Bench) -> None:
+  """Writes down what the folder is for: worlds of one size and nothing else."""
+  path = bench.out / 'bench.json'
+  if path.exists():
+    size = json.loads(path.read_text())['size']
+    if size != bench.size:
+      raise UserError(f'{bench.out} holds runs of --size={size}; choose another --out.')
+    return
+  bench.out.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps({'size': bench.size}) + '\n')
 
 
 def _refuse_another(bench: Bench, name: str, seed: int) -> None:
@@ -183,7 +193,7 @@ def _refuse_another(bench: Bench, name: str, seed: int) -> None:
 
 
 def _make(bench: Bench, name: str, seed: int) -> str:
-  """Makes one run; what went wrong, or nothing."""
+  """Makes one run; 'FOLDER: what went wrong', or nothing."""
   for folder, commands in (
     (bench.start(seed), _prepare(bench, seed)),
     (bench.run(name, seed), _improve(bench, name, seed)),
@@ -191,7 +201,7 @@ def _make(bench: Bench, name: str, seed: int) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for made, command in commands:
       if not made.exists() and not _call(command, folder):
-        return f'`jaxsearch {" ".join(command)}` failed, {folder}/log.txt says why'
+        return f'{folder}: `jaxsearch {command[0]}` failed, log.txt in there says why'
   return ''
 
 
@@ -220,7 +230,7 @@ def _improve(bench: Bench, name: str, seed: int) -> Iterator[tuple[pathlib.Path,
     made = config_lib.read(path)
     config = [f'--config={path}', f'--config.seed={seed}']
     own = pathlib.Path(made.run_dir)
-    if pathlib.Path(made.policy.path) == own / 'warmstart' / 'policy':
+    if source.has_own_start(made):
       yield own / 'warmstart' / 'policy', ['warmstart', *config]
     yield own / 'policy', ['train', *config]
   summary = run / 'eval_after' / 'summary.json'
@@ -236,7 +246,7 @@ def _test(
 
 
 def _call(command: Sequence[str], folder: pathlib.Path) -> bool:
-  """Runs a verb in a process of its own; whether it succeeded."""
+  """Runs a verb in a process of its own, which ends with this one; whether it succeeded."""
   compiled = os.environ.get('JAX_COMPILATION_CACHE_DIR', os.path.abspath('runs/.compiled'))
   environment = os.environ | {
     'JAX_COMPILATION_CACHE_DIR': compiled,
@@ -246,4 +256,10 @@ def _call(command: Sequence[str], folder: pathlib.Path) -> bool:
   with open(folder / 'log.txt', 'a', encoding='utf-8') as log:
     print('==', *command, file=log, flush=True)
     program = [sys.executable, '-m', 'jaxsearch', *command]
-    return not subprocess.run(program, env=environment, stdout=log, stderr=log).returncode
+    with subprocess.Popen(program, env=environment, stdout=log, stderr=log) as process:
+      before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+      try:
+        return not process.wait()
+      finally:
+        process.kill()
+        signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.resources
 import pathlib
 import re
+from collections.abc import Sequence
 
 from jaxsearch import config as config_lib
 from jaxsearch import fields
@@ -21,8 +22,11 @@ _FILES = {
 _FUNCTIONS = {
   'algo.advantage': 'algo/advantages.py',
   'algo.kl': 'algo/kl.py',
+  'algo.loss_norm': 'algo/norms.py',
   'algo.policy_loss': 'algo/losses.py',
   'algo.selector': 'algo/selectors.py',
+  'algo.terms': 'algo/terms.py',
+  'optimizer.name': 'algo/rules.py',
 }
 # Where a run lies, and what its phases share out.
 _PLACES = ('run_dir', 'policy.path', 'policy.reference', 'schedule.', 'warmstart.', 'seed')
@@ -43,21 +47,27 @@ class Recipe:
   lines: int
 
 
-def read(file: str, config: config_lib.Config, plain: config_lib.Config) -> Recipe:
-  """Describes the recipe of a configuration file by its difference from `plain`."""
+def has_own_start(config: config_lib.Config) -> bool:
+  """Whether a recipe is trained from a policy that its own warm start makes."""
+  return pathlib.Path(config.policy.path) == pathlib.Path(config.run_dir, 'warmstart', 'policy')
+
+
+def read(file: str, phases: Sequence[config_lib.Config], plain: config_lib.Config) -> Recipe:
+  """Describes the recipe of a configuration file by the difference of its phases from `plain`."""
   text = pathlib.Path(file).read_text(encoding='utf-8')
   before = dict(fields.flatten(plain))
-  changed = {
-    name: value
+  changed = dict.fromkeys(
+    (name, value)
+    for config in phases
     for name, value in fields.flatten(config)
     if value != before[name] and not name.startswith(_PLACES)
-  }
-  title = ast.get_docstring(ast.parse(text)).partition('\n')[0]
+  )
+  title = (ast.get_docstring(ast.parse(text)) or pathlib.Path(file).stem).partition('\n')[0]
   title = re.sub(r'arXiv (\d{4}\.\d{5})', r'[arXiv \1](https://arxiv.org/abs/\1)', title)
   return Recipe(
     title=title,
-    changes=tuple(f'{name}={_short(value)}' for name, value in changed.items()),
-    lines=_lines(text) + sum(_plugin_lines(name, str(value)) for name, value in changed.items()),
+    changes=tuple(f'{name}={_short(value)}' for name, value in changed),
+    lines=_lines(text) + sum(_plugin_lines(name, str(value)) for name, value in changed),
   )
 
 
@@ -71,7 +81,8 @@ def _plugin_lines(field: str, name: str) -> int:
     return _lines(root.joinpath(_FILES[field].format(name)).read_text(encoding='utf-8'))
   if field in _FUNCTIONS:
     text = root.joinpath(_FUNCTIONS[field]).read_text(encoding='utf-8')
-    return _lines(text, of=name)
+    # Terms are several: name=weight,name=weight.
+    return sum(_lines(text, of=one.partition('=')[0].strip()) for one in name.split(','))
   return 0
 
 

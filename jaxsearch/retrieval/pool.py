@@ -128,7 +128,8 @@ def _await_ready(links: list[Link], events: queue.SimpleQueue, backend: str) -> 
     except queue.Empty:
       raise UserError(
         f'The retrieval backend {backend!r} did not open within {_START_S:.0f} s. '
-        'Is the index on a slow disk? Copy it to a local one and try again.'
+        'Is the index on a slow disk, or a simulator too large for this CPU? Copy the index to a '
+        'local disk, or serve the simulator at an endpoint (retrieval.url), and try again.'
       ) from None
     if not isinstance(event, Ready):
       raise UserError(event.reason)
