@@ -14,7 +14,7 @@ OUTCOME = outcome.Outcome(
   em=0.5,
   searches=2.0,
   malformed=0.0,
-  em_by_hops={'1': 1.0, '2': 0.0},
+  em_by_hops={'1': 1.0, '3': 0.5},
   questions=10,
   generated=1000.0,
   held=1200.0,
@@ -145,7 +145,8 @@ def test_checks_say_no_where_a_thing_is_not_seen():
   runs = {
     'grpo': {0: OUTCOME},
     'shuffled_rewards': changed(em=0.14),
-    'random_documents': changed(em=0.16),
+    'random_documents_exact': changed(em=0.16),
+    'random_documents': changed(em_by_hops={'3': 0.0}),
     'igpo': changed(signal_all_wrong=0.75),
     'zero_search': changed(em=0.5),
     'fixed_noise': changed(em=0.4),
@@ -157,17 +158,18 @@ def test_checks_say_no_where_a_thing_is_not_seen():
     'yes |',
     '**no** |',
     'yes |',
+    'yes |',
     '**no** |',
     'yes |',
     '**no** |',
     'yes |',
   ]
   assert 'exact match 0.10 before, 0.14 after' in lines[0]
-  assert '0.75 have an advantage other than 0, with plain GRPO 0.25' in lines[2]
+  assert '0.75 have an advantage other than 0, with plain GRPO 0.25' in lines[3]
   # 2 (0.25 + 0.24) / 2 / 10 = 0.049; 2 sqrt(0.049) = 0.44: ten questions show nothing.
-  assert 'exact match 0.50, fixed 0.40: +0.10 ± 0.44' in lines[3]
+  assert 'exact match 0.50, fixed 0.40: +0.10 ± 0.44' in lines[4]
   # 600 tokens of 50 rollouts against 1000; rows of 1200 tokens made of 600.
-  assert '12 tokens a row, with plain GRPO 20; the rows of trees hold 2.00 times' in lines[6]
+  assert '12 tokens a row, with plain GRPO 20; the rows of trees hold 2.00 times' in lines[7]
   assert checks.table({'grpo': {0: OUTCOME}}, {0: 0.1}, 'grpo').count('\n') == 2
 
 

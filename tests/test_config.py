@@ -110,6 +110,7 @@ def test_what_follows_the_colon_is_passed_on(tmp_path):
   [
     ('no_retriever', 'retrieval.backend'),
     ('random_documents', 'retrieval.backend'),
+    ('random_documents_exact', 'retrieval.backend reward.name'),
     ('shuffled_rewards', 'algo.advantage'),
     ('no_observation_mask', 'algo.loss_tokens'),
     (

@@ -31,9 +31,10 @@ from jaxsearch.types import UserError
 
 _BASE = 'configs/quickstart.py'
 _FOLDER = 'configs/recipes'
-# With these nothing may be learnt.
+# With these nothing, or nothing but searching, may be learnt.
 _CONTROLS = {
-  name: f'configs/ablations/{name}.py' for name in ('random_documents', 'shuffled_rewards')
+  name: f'configs/ablations/{name}.py'
+  for name in ('random_documents', 'random_documents_exact', 'shuffled_rewards')
 }
 _SPLITS = ('train', 'dev', 'test')
 # Fields that say where things lie, and how the start was made.
