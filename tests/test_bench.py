@@ -8,7 +8,7 @@ import pytest
 
 from jaxsearch import cli, config
 from jaxsearch.bench import checks, document, outcome, source
-from jaxsearch.bench.recipes import Bench
+from jaxsearch.bench.plan import Bench
 
 OUTCOME = outcome.Outcome(
   em=0.5,

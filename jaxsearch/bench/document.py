@@ -8,18 +8,14 @@ import pathlib
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from jaxsearch import config as config_lib
 from jaxsearch.bench import checks, source
 from jaxsearch.bench import outcome as outcomes
+from jaxsearch.bench.plan import Bench
 from jaxsearch.report import figures
 from jaxsearch.report import run as runs_on_disk
-
-if TYPE_CHECKING:
-  from jaxsearch.bench.recipes import Bench
 
 Runs = Mapping[str, Mapping[int, outcomes.Outcome]]
 _HOPS = {'1': '1 hop', '2': '2 hops', '3': '3 hops', '4': '4 hops'}

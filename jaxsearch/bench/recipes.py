@@ -1,17 +1,11 @@
 """Every recipe against plain GRPO: the same worlds, the same starts, as many generated tokens.
 
-Each seed has a world, a warm start and a place for every recipe:
-
-  OUT/start/SEED/       world/ index/ warmstart/ eval_before/
-  OUT/RECIPE/SEED/      what `train` and `eval` write, log.txt, usage.jsonl
-
 Runs are ordinary verbs in processes of their own. What is finished is not done again, a run that
 was broken off goes on, and the document, of all that is finished, is written anew after each.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -19,78 +13,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
 
 import rich.console
 
 from jaxsearch import config as config_lib
 from jaxsearch import fields, plugins
-from jaxsearch.bench import document, source
+from jaxsearch.bench import document
+from jaxsearch.bench.plan import BASE, Bench, Step
 from jaxsearch.types import UserError
 
-_BASE = 'configs/quickstart.py'
 _FOLDER = 'configs/recipes'
 # With these nothing, or nothing but searching, may be learnt.
 _CONTROLS = {
   name: f'configs/ablations/{name}.py'
   for name in ('random_documents', 'random_documents_exact', 'shuffled_rewards')
 }
-_SPLITS = ('train', 'dev', 'test')
 # Fields that say where things lie, and how the start was made.
 _PLACES = ('run_dir', 'policy.', 'model.', 'questions.train', 'questions.dev', 'warmstart.')
 _PLACES += ('retrieval.index', 'eval_retrieval.index')
-
-
-@dataclasses.dataclass(frozen=True)
-class Bench:
-  """What is compared, and where.
-
-  Attributes:
-    out: folder of the runs.
-    table, picture: Markdown file and PNG to write.
-    size: of the world: hard or hard-ci.
-    seeds: one world and one start each.
-    files: recipe -> its configuration file, plain GRPO first; those that are finished are written
-      down.
-    only: recipes that are run.
-  """
-
-  out: pathlib.Path
-  table: pathlib.Path
-  picture: pathlib.Path
-  size: str
-  seeds: tuple[int, ...]
-  files: Mapping[str, str]
-  only: tuple[str, ...]
-  plain: ClassVar[str] = 'grpo'
-
-  @property
-  def command(self) -> str:
-    """Makes all that is written down."""
-    flags = {'out': self.out, 'table': self.table, 'picture': self.picture}
-    flags |= {} if self.size == 'hard' else {'size': self.size}
-    flags |= {'seeds': ','.join(map(str, self.seeds))}
-    return ' '.join(['jaxsearch bench recipes', *(f'--{k}={v}' for k, v in flags.items())])
-
-  def start(self, seed: int) -> pathlib.Path:
-    """Folder of world, indexes and warm start."""
-    return self.out / 'start' / str(seed)
-
-  def run(self, name: str, seed: int) -> pathlib.Path:
-    """Run directory of one recipe."""
-    return self.out / name / str(seed)
-
-  def configs(self, name: str, seed: int) -> list[str]:
-    """The configurations of a recipe's phases, in order, as --config takes them."""
-    arguments = f'{self.size},{self.start(seed)},{self.run(name, seed)}'
-    file = self.files[name]
-    phases = [path.partition(':')[2] for path in config_lib.phases(file)]
-    return [f'{file}:{arguments}' + (f',{p.rpartition(",")[2]}' if p else '') for p in phases]
-
-  def folders(self, name: str, seed: int) -> list[str]:
-    """Run directories of a recipe's phases, in order; the last is `run`."""
-    return [config_lib.read(path).run_dir for path in self.configs(name, seed)]
 
 
 def recipes(
@@ -123,27 +64,28 @@ def recipes(
   _claim(bench)
   until = time.monotonic() + 60 * minutes if minutes else float('inf')
   console = rich.console.Console(highlight=False)
-  failed: dict[str, None] = {}
+  failed: list[str] = []
+  startless: set[int] = set()
   todo = [(name, seed) for seed in bench.seeds for name in bench.only]
   for number, (name, seed) in enumerate(todo, start=1):
-    run = bench.run(name, seed)
     _refuse_another(bench, name, seed)
-    is_startless = any(problem.startswith(f'{bench.start(seed)}:') for problem in failed)
-    if is_startless or (run / 'eval_after' / 'summary.json').exists():
+    run = bench.run(name, seed)
+    if seed in startless or (run / 'eval_after' / 'summary.json').exists():
       continue
     if time.monotonic() > until:
       console.print(f'{minutes:g} minutes are over; the same command goes on from here.')
       break
-    began = time.monotonic()
-    problem = _make(bench, name, seed)
+    began, told = time.monotonic(), f'{number}/{len(todo)}  {name}, seed {seed}'
+    problem = _make(bench.start(seed), bench.prepare(seed))
+    startless |= {seed} if problem else set()
+    problem = problem or _make(run, bench.improve(name, seed))
     if problem:
-      failed[problem] = None
-      console.print(f'{number}/{len(todo)}  {name}, seed {seed}: failed')
+      failed.append(problem)
+      console.print(f'{told}: failed')
       continue
     document.write(bench)
-    told = document.one_line(bench.folders(name, seed))
-    seconds = time.monotonic() - began
-    console.print(f'{number}/{len(todo)}  {name}, seed {seed}: {told}, {seconds:.0f} s')
+    made = document.one_line(bench.folders(name, seed))
+    console.print(f'{told}: {made}, {time.monotonic() - began:.0f} s')
   if document.write(bench):
     console.print(f'{bench.table} is written.')
   if failed:
@@ -154,7 +96,7 @@ def _files() -> dict[str, str]:
   found = sorted(pathlib.Path(_FOLDER).glob('*.py'))
   if not found:
     raise UserError(f'there is no {_FOLDER} here; run this in a checkout of jaxsearch.')
-  return {Bench.plain: _BASE, **{path.stem: str(path) for path in found}, **_CONTROLS}
+  return {Bench.plain: BASE, **{path.stem: str(path) for path in found}, **_CONTROLS}
 
 
 def _named(only: Sequence[str], known: Mapping[str, str]) -> list[str]:
@@ -193,57 +135,13 @@ def _refuse_another(bench: Bench, name: str, seed: int) -> None:
         )
 
 
-def _make(bench: Bench, name: str, seed: int) -> str:
-  """Makes one run; 'FOLDER: what went wrong', or nothing."""
-  for folder, commands in (
-    (bench.start(seed), _prepare(bench, seed)),
-    (bench.run(name, seed), _improve(bench, name, seed)),
-  ):
-    folder.mkdir(parents=True, exist_ok=True)
-    for made, command in commands:
-      if not made.exists() and not _call(command, folder):
-        return f'{folder}: `jaxsearch {command[0]}` failed, log.txt in there says why'
+def _make(folder: pathlib.Path, steps: Iterable[Step]) -> str:
+  """Takes the steps whose result is missing; 'FOLDER: what went wrong', or nothing."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for made, command in steps:
+    if not made.exists() and not _call(command, folder):
+      return f'{folder}: `jaxsearch {command[0]}` failed, log.txt in there says why'
   return ''
-
-
-def _prepare(bench: Bench, seed: int) -> Iterator[tuple[pathlib.Path, list[str]]]:
-  """(what it makes, command) of a start."""
-  start = bench.start(seed)
-  world, base = start / 'world', [f'--config={_BASE}:{bench.size},{start}', f'--config.seed={seed}']
-  yield (
-    world / 'world.json',
-    ['world', f'--out={world}', f'--seed={seed}', f'--size={bench.size}'],
-  )
-  for split in _SPLITS:
-    index = start / 'index' / split
-    yield index, ['index', f'--corpus={world}/{split}/corpus.jsonl', f'--out={index}']
-  yield start / 'warmstart' / 'policy', ['warmstart', *base]
-  yield (
-    start / 'eval_before' / 'summary.json',
-    _test(base, start, 'warmstart/policy', start, 'eval_before'),
-  )
-
-
-def _improve(bench: Bench, name: str, seed: int) -> Iterator[tuple[pathlib.Path, list[str]]]:
-  """(what it makes, command) of one recipe."""
-  run = bench.run(name, seed)
-  for path in bench.configs(name, seed):
-    made = config_lib.read(path)
-    config = [f'--config={path}', f'--config.seed={seed}']
-    own = pathlib.Path(made.run_dir)
-    if source.has_own_start(made):
-      yield own / 'warmstart' / 'policy', ['warmstart', *config]
-    yield own / 'policy', ['train', *config]
-  summary = run / 'eval_after' / 'summary.json'
-  yield summary, _test(config, bench.start(seed), 'policy', run, 'eval_after')
-
-
-def _test(
-  config: Sequence[str], start: pathlib.Path, policy: str, run: pathlib.Path, out: str
-) -> list[str]:
-  questions, index = f'{start}/world/test/questions.jsonl', f'{start}/index/test'
-  where = [f'--policy={run}/{policy}', f'--questions={questions}', f'--index={index}']
-  return ['eval', *config, *where, f'--out={run}/{out}']
 
 
 def _call(command: Sequence[str], folder: pathlib.Path) -> bool:
