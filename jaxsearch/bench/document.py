@@ -8,6 +8,7 @@ import pathlib
 import platform
 import re
 from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from jaxsearch import config as config_lib
