@@ -49,7 +49,7 @@ def steps(run, tiny_folder):
     done, summaries = run.collect(step, clock)
     advantages = run.estimate(summaries, step)
     updates = run.batch(done, summaries, advantages)
-    figures |= run.figures(done, advantages) | run.update(updates, clock)
+    figures |= run.figures(done, summaries, advantages) | run.update(updates, clock)
     found.append((list(events), done, summaries, figures))
   return found
 

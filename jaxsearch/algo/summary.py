@@ -18,8 +18,8 @@ class Summary:
     status: why it ended.
     segments, owners: ids in each POLICY segment, and `Context.owners`.
     searches, length: turns, and ids of all contexts together.
-    generated: `Trajectory.generated`.
     host: process that made it; a group never spans hosts.
+    generated: `Trajectory.generated`.
   """
 
   position: int
@@ -30,8 +30,8 @@ class Summary:
   owners: tuple[int, ...]
   searches: int
   length: int
-  generated: int = 0
   host: int = 0
+  generated: int = 0
 
   @property
   def is_infra(self) -> bool:
