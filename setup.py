@@ -28,7 +28,7 @@ setuptools.setup(
     'transformers>=5,<6',
   ],
   extras_require={
-    'test': ['pytest>=8', 'ruff>=0.9'],
+    'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'],
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda12]'],
   },
