@@ -23,6 +23,7 @@ OUTCOME = outcome.Outcome(
   signal_all_wrong=0.25,
   minutes=1.0,
   curve=((0.0, 0.1), (1000.0, 0.4)),
+  sampled_em=(0.1, 0.2, 0.6),
   dev_searches=(0.5, 1.0),
   dev_f1=(0.1, 0.6),
 )
@@ -36,6 +37,7 @@ def run(folder, *, em, tokens, seconds=60.0, tested=True, searches=(1.0, 2.0), n
       'step': step,
       'progress/generated_tokens': tokens * step / 2,
       'group/rollouts': 8.0,
+      'reward/em/mean': 0.5,
       'group/frac_with_signal': 0.5,
       'group/frac_with_signal_all_wrong': 0.25,
       'length/policy_tokens_mean': 100.0,
@@ -144,7 +146,7 @@ def test_checks_say_no_where_a_thing_is_not_seen():
   changed = lambda **fields: {0: dataclasses.replace(OUTCOME, **fields)}
   runs = {
     'grpo': {0: OUTCOME},
-    'shuffled_rewards': changed(em=0.14),
+    'shuffled_rewards': changed(sampled_em=(0.1, 0.2, 0.14, 0.1)),
     'random_documents_exact': changed(em=0.16),
     'random_documents': changed(em_by_hops={'3': 0.0}),
     'igpo': changed(signal_all_wrong=0.75),
@@ -164,7 +166,10 @@ def test_checks_say_no_where_a_thing_is_not_seen():
     '**no** |',
     'yes |',
   ]
-  assert 'exact match 0.10 before, 0.14 after' in lines[0]
+  # Thirds of four steps: two, one and one.
+  assert 'samples 0.15 in the first third of the training, 0.10 in the last' in lines[0]
+  assert lines[0].endswith('with plain GRPO 0.10 and 0.60 | yes |')
+  assert 'exact match 0.10 before, 0.16 after' in lines[1]
   assert '0.75 have an advantage other than 0, with plain GRPO 0.25' in lines[3]
   # 2 (0.25 + 0.24) / 2 / 10 = 0.049; 2 sqrt(0.049) = 0.44: ten questions show nothing.
   assert 'exact match 0.50, fixed 0.40: +0.10 ± 0.44' in lines[4]

@@ -25,6 +25,7 @@ class Outcome:
     signal, signal_all_wrong: metrics.signal, averaged over the rollouts.
     minutes: wall time of training, with its start.
     curve: (tokens generated so far, exact match on dev).
+    sampled_em: exact match of the rollouts of each step, at the temperature of training.
     dev_searches: per dev question, of the first phase, in order; hops count alike.
     dev_f1: F1 on dev of the last phase, in order.
   """
@@ -41,6 +42,7 @@ class Outcome:
   signal_all_wrong: float
   minutes: float
   curve: tuple[tuple[float, float], ...]
+  sampled_em: tuple[float, ...]
   dev_searches: tuple[float, ...]
   dev_f1: tuple[float, ...]
 
@@ -76,6 +78,7 @@ def read(folders: Sequence[str]) -> Outcome | None:
     # A run that was killed wrote its steps down, but not what it cost.
     minutes=max(last.seconds.get('train', 0.0), float(np.sum(column('timing_s/step')))) / 60,
     curve=tuple(curve),
+    sampled_em=tuple(column('reward/em/mean').tolist()),
     dev_searches=tuple(
       float(np.mean([v for name, v in line.items() if name.startswith('val/searches_by_hops/')]))
       for line in phases[0].metrics
