@@ -24,9 +24,10 @@ _HEADER = """# Recipes compared
 
 {recipes} methods on the same worlds, from the same starts, with as many generated tokens each
 ({tokens:,.0f} or the little more that the last batch makes), at most {seeds} seeds each: a world, a
-warm start and a training run, all as in `configs/quickstart.py` at size `{size}`: pages name the wrong person of the right surname, the teacher of the warm start mostly answers
-without a search, questions need one to four hops. Tested greedily on {questions} held-out questions
-with the real retriever: exact match before training {before}.{others}
+warm start and a training run, all as in `configs/quickstart.py` at size `{size}`. Pages name the
+wrong person of the right surname, the teacher of the warm start mostly answers without a search,
+questions need one to four hops. Tested greedily on {questions} held-out questions with the real
+retriever: exact match before training {before}.{others}
 
     {command}
 
