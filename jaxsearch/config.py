@@ -85,6 +85,9 @@ class Rollout:
   decode_steps: int = 16  # Tokens per row that one decode program samples before the host looks.
   extend_rows: int = 8  # Rows that one extend program appends to.
   extend_tokens: int = 64  # Tokens per row that one extend program appends.
+  cache: str = 'dense'  # File in rollout/caches/.
+  block_tokens: int = 256  # Of a block of the cache, where it has blocks.
+  deterministic: bool = True  # No bit depends on other rows; False: shapes that follow the load.
   leaves: int = 1  # Rollouts of a question that begin as one; every search halves them.
   temperature: float = 1.0  # Of training rollouts; learner and reference use it too.
   attempts: int = 3  # Times a trajectory is started before its infrastructure failure stands.

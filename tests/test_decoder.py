@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxsearch.models import attention, decoder
-from jaxsearch.rollout import cache as cache_lib
+from jaxsearch.rollout.caches import dense as cache_lib
 
 # Sums in another order; hidden states are of size 1.
 TOLERANCE = 1e-5
@@ -55,7 +55,7 @@ def _decode(params, size, cache, length, tokens):
     size,
     tokens[:, None],
     length[:, None],
-    attend=layers.decode(length),
+    attend=layers.decode(length, length >= 0),
     dtype=jnp.float32,
   )
   return layers.cache, x
@@ -80,7 +80,7 @@ def test_cached_equals_uncached(family):
   tokens, lengths, slots = _tokens(2, 11), np.array([11, 7]), np.array([3, 1])
   expected = np.asarray(_hidden(params, size, tokens))
   unstacked = decoder.unstack(params, size)
-  dirty = jax.tree.map(lambda a: a + 7.0, cache_lib.init(size, 5, 24, jnp.float32))
+  dirty = jax.tree.map(lambda a: a + 7.0, cache_lib.init(size, 5, 24, jnp.float32, 8))
   for cuts in ([11], [4, 4, 3], [1, 2, 8]):
     cache, at, found = dirty, np.zeros(2, np.int32), [[], []]
     for cut in cuts:
@@ -112,7 +112,7 @@ def test_cached_equals_uncached(family):
 def test_a_fork_copies_every_layer(family):
   size, _ = family
   number = lambda a: jnp.arange(a.size, dtype=jnp.float32).reshape(a.shape)
-  cache = jax.tree.map(number, cache_lib.init(size, 5, 8, jnp.float32))
+  cache = jax.tree.map(number, cache_lib.init(size, 5, 8, jnp.float32, 8))
   copied = jax.jit(cache_lib.copy_rows)(cache, np.array([2, 0, 2]), np.array([4, 0, 1]))
   for old, new in zip(jax.tree.leaves(cache), jax.tree.leaves(copied)):
     np.testing.assert_array_equal(new, old[np.array([0, 2, 2, 3, 2])])

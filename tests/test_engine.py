@@ -13,7 +13,7 @@ import policies
 import pytest
 
 from jaxsearch.models import decoder
-from jaxsearch.rollout import cache as cache_lib
+from jaxsearch.rollout.caches import dense as cache_lib
 from jaxsearch.rollout.engine import Engine, Lane
 from jaxsearch.text import stops
 from jaxsearch.types import UserError
@@ -29,9 +29,13 @@ def policy(tmp_path_factory):
   return policies.make_tokenizer(tmp_path_factory.mktemp('plain')), size, params
 
 
-@pytest.fixture(scope='module')
-def engine(policy, tmp_path_factory):
-  return policies.make_actor(policy, tmp_path_factory.mktemp('engine'))._engine
+CACHES = {'dense': {}, 'blocked': {'cache': 'blocked', 'block_tokens': 16}}
+
+
+@pytest.fixture(scope='module', params=CACHES)
+def engine(policy, tmp_path_factory, request):
+  folder = tmp_path_factory.mktemp('engine')
+  return policies.make_actor(policy, folder, **CACHES[request.param])._engine
 
 
 def _ids(seed, n):
@@ -229,11 +233,12 @@ def _compiled(engine, size, slots, time):
   """Every program for a large cache, of which nothing is allocated."""
   abstract = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
   params = jax.eval_shape(lambda: decoder.unstack(decoder.init(jax.random.key(0), size), size))
-  cache = jax.eval_shape(lambda: cache_lib.init(size, slots, time, jnp.float32))
+  cache = jax.eval_shape(lambda: cache_lib.init(size, slots, time, jnp.float32, 0))
   rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((slots, *a.shape[1:]), a.dtype), engine._rows)
-  lanes = abstract(engine._pack([], engine.chunk))
+  once = abstract({'table': engine._table, 'stops': np.int32(1)})
+  lanes = abstract(engine._pack([], engine.lanes))
   programs = {
-    'decode': engine._decode.lower(params, cache, rows, abstract(engine._table)),
+    'decode': engine._decode.lower(params, cache, rows, once),
     'extend': engine._extend.lower(params, cache, rows, lanes),
     'fork': engine._fork.lower(params, cache, rows, lanes),
   }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from absl import flags
 
+from jaxsearch import config as config_lib
+from jaxsearch import plugins
 from jaxsearch.cli import _flags, _paths
 from jaxsearch.types import UserError
 
@@ -37,7 +40,61 @@ def report(argv: list[str]) -> None:
 
 
 def bench(argv: list[str]) -> None:
-  """Compare methods on equal terms and write it down: `bench recipes`."""
+  """Compare on equal terms and write it down: `bench recipes`, `bench rollout`."""
+  subject, *rest = argv or ['']
+  if subject in ('--help', '-h'):
+    subject, rest = 'recipes', argv
+  if subject not in _BENCHES:
+    raise UserError(
+      f'bench {subject!r}: say what to compare; allowed: {", ".join(_BENCHES)}.'
+      f'{plugins.nearest(subject, _BENCHES)}'
+    )
+  _BENCHES[subject](rest)
+
+
+def _bench_rollout(argv: list[str]) -> None:
+  values = flags.FlagValues()
+  define = functools.partial(flags.DEFINE_integer, lower_bound=1, flag_values=values)
+  knobs = config_lib.Rollout()
+  model = flags.DEFINE_string('model', '50m', 'Name in models/sizes.', values)
+  trace = flags.DEFINE_string('trace', 'search_r1', 'A shape, or a file of a trace.', values)
+  modes = flags.DEFINE_list('modes', ['resume', 'reprefill', 'lockstep'], 'In turn.', values)
+  trajectories = define('trajectories', 40, 'Of the trace.')
+  repeats = define('repeats', 5, 'Runs of every mode; medians are shown.')
+  latency = flags.DEFINE_float('latency_s', 0.2, 'Of a search.', 0.0, flag_values=values)
+  dtype = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'All of it.', values)
+  json_path = flags.DEFINE_string('json', '', 'File to write the figures to.', values)
+  slots = define('slots', 8, 'Rows in flight.')
+  decode_steps = define('decode_steps', knobs.decode_steps, 'As rollout.decode_steps.')
+  extend_rows = define('extend_rows', knobs.extend_rows, 'As rollout.extend_rows.')
+  extend_tokens = define('extend_tokens', knobs.extend_tokens, 'As rollout.extend_tokens.')
+  _flags.parse('bench rollout', values, argv)
+  from jaxsearch.bench import rollout
+
+  unknown = [mode for mode in modes.value if mode not in rollout.MODES]
+  if unknown or not modes.value:
+    raise UserError(f'--modes is {",".join(modes.value)!r}; allowed: {", ".join(rollout.MODES)}.')
+  if json_path.value:
+    _paths.require_file_place('--json', json_path.value)
+  settings = rollout.Settings(
+    model=model.value,
+    trace=trace.value,
+    trajectories=trajectories.value,
+    latency_s=latency.value,
+    repeats=repeats.value,
+    dtype=dtype.value,
+    rollout=config_lib.Rollout(
+      slots=slots.value,
+      context_tokens=0,
+      decode_steps=decode_steps.value,
+      extend_rows=extend_rows.value,
+      extend_tokens=extend_tokens.value,
+    ),
+  )
+  rollout.rollout(settings, modes.value, json_path.value)
+
+
+def _bench_recipes(argv: list[str]) -> None:
   values = flags.FlagValues()
   out = flags.DEFINE_string('out', 'runs/bench', 'Folder of the runs.', values)
   table = flags.DEFINE_string('table', '', 'Empty: RECIPES.md in that folder.', values)
@@ -48,12 +105,7 @@ def bench(argv: list[str]) -> None:
   minutes = flags.DEFINE_float(
     'minutes', 0.0, 'Begin no run after this long; 0: no limit.', 0.0, flag_values=values
   )
-  subject, *rest = argv or ['']
-  if subject in ('--help', '-h'):
-    rest = argv
-  elif subject != 'recipes':
-    raise UserError(f'bench {subject!r}: say what to compare; allowed: recipes.')
-  _flags.parse('bench', values, rest)
+  _flags.parse('bench recipes', values, argv)
   if not all(seed.isdecimal() for seed in seeds.value) or not seeds.value:
     raise UserError(f'--seeds is {",".join(seeds.value)!r}; give numbers, such as 0,1,2.')
   written = [table.value or f'{out.value}/RECIPES.md', picture.value or f'{out.value}/recipes.png']
@@ -71,3 +123,6 @@ def bench(argv: list[str]) -> None:
     only=only.value,
     minutes=minutes.value,
   )
+
+
+_BENCHES = {'recipes': _bench_recipes, 'rollout': _bench_rollout}

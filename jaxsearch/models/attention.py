@@ -1,6 +1,8 @@
-"""Causal attention over whole sequences, for the learner; the cached form is in rollout/cache."""
+"""Attention: over whole sequences, for the learner, and its parts, for the caches of rollout/."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,3 +41,50 @@ def attend(q_BKGTH: jax.Array, k_BKHT: jax.Array, v_BKTH: jax.Array, seen: jax.A
   logits = jnp.einsum('bkgth,bkhs->bkgts', q_BKGTH, k_BKHT, preferred_element_type=jnp.float32)
   weights = jax.nn.softmax(jnp.where(seen, logits, MASKED), axis=-1).astype(v_BKTH.dtype)
   return jnp.einsum('bkgts,bksh->bkgth', weights, v_BKTH)
+
+
+class Sums(NamedTuple):
+  """Softmax attention over some of the keys, in float32 (arXiv 1805.02867).
+
+  Attributes:
+    top: [B,K,N,1], the largest logit so far.
+    weight: [B,K,N,1], sum of exp(logit - top).
+    values: [B,K,H,N], sum of exp(logit - top) * value.
+  """
+
+  top: jax.Array
+  weight: jax.Array
+  values: jax.Array
+
+
+def nothing(q_BKNH: jax.Array) -> Sums:
+  """Before the first key."""
+  B, K, N, H = q_BKNH.shape
+  return Sums(jnp.full((B, K, N, 1), MASKED), jnp.zeros((B, K, N, 1)), jnp.zeros((B, K, H, N)))
+
+
+def accumulate(
+  sums: Sums, q_BKNH: jax.Array, k_BKHS: jax.Array, v_BKHS: jax.Array, seen: jax.Array
+) -> Sums:
+  """Adds keys and values; `seen` broadcasts to [B,K,N,S].
+
+  Once a query has seen a key, keys that it does not see change no bit of its sums.
+  """
+  logits = jnp.einsum('bknh,bkhs->bkns', q_BKNH, k_BKHS, preferred_element_type=jnp.float32)
+  logits = jnp.where(seen, logits, MASKED)
+  top = jnp.maximum(sums.top, logits.max(axis=-1, keepdims=True))
+  weights, fade = jnp.exp(logits - top), jnp.exp(sums.top - top)
+  added = jnp.einsum(
+    'bkhs,bkns->bkhn', v_BKHS, weights.astype(v_BKHS.dtype), preferred_element_type=jnp.float32
+  )
+  return Sums(
+    top,
+    sums.weight * fade + weights.sum(axis=-1, keepdims=True),
+    sums.values * fade.swapaxes(-1, -2) + added,
+  )
+
+
+def settle(sums: Sums, dtype: jnp.dtype) -> jax.Array:
+  """The attention [B,K,N,H]; finite where nothing was added."""
+  weight = jnp.where(sums.weight > 0, sums.weight, 1.0)
+  return (sums.values.swapaxes(-1, -2) / weight).astype(dtype)

@@ -17,7 +17,9 @@ from jaxsearch import plugins, trajectories
 from jaxsearch.models import decoder
 from jaxsearch.retrieval.pool import Pool
 from jaxsearch.rewards._contract import Rows, ScoreRequest
+from jaxsearch.rollout.dialogue import Dialogue
 from jaxsearch.rollout.engine import Engine
+from jaxsearch.rollout.extender import Extender
 from jaxsearch.rollout.sampler import Sampler
 from jaxsearch.rollout.scorer import Scorer
 from jaxsearch.rollout.sync import WeightSync, sampling_mesh
@@ -51,14 +53,8 @@ class Actor:
     spare = _FORCED if inspect.isgeneratorfunction(self._reward) else 0
     self._engine = Engine(size, stops, config.rollout, mesh=mesh, dtype=dtype, spare=spare)
     self._scorer = Scorer(self._engine, tokenizer)
-    self._sampler = Sampler(
-      self._engine,
-      protocol=self.protocol,
-      tokenizer=tokenizer,
-      stops=stops,
-      rollout=config.rollout,
-      seed=config.seed,
-    )
+    dialogue = Dialogue(self.protocol, tokenizer, stops, config.rollout, seed=config.seed)
+    self._sampler = Sampler(self._engine, Extender(self._engine), dialogue, config.rollout)
 
   def load(self, params: decoder.Params) -> None:
     """Takes the learner's weights for everything rolled out from now on; a collective."""

@@ -128,26 +128,28 @@ class Extender:
     """Feeds what is queued; a program with idle lanes waits while most rows are running."""
     self._fork_ready()
     while self._extensions:
-      if len(self._extensions) < self._engine.lanes and running > self._engine.slots // 2:
+      lanes = sum(-(-len(feed.ids) // self._engine.chunk) for feed in self._extensions)
+      if lanes < self._engine.lanes and running > self._engine.slots // 2:
         return
       self._extend_once()
       self._fork_ready()
 
   def _extend_once(self) -> None:
+    """One program: the first rows in the queue get as many lanes as they can use."""
     free = [self._engine.lanes] * self._engine.replicas
     lanes, later = [], []
     while self._extensions and any(free):
       feed = self._extensions.popleft()
       replica = self._engine.replica(feed.row.slot)
-      if not free[replica]:
-        later.append(feed)
-        continue
-      free[replica] -= 1
-      lanes.append(feed.lane(self._engine.chunk))
-      if len(feed.ids):
-        later.append(feed)
-      else:
+      done = False
+      while free[replica] and not done:
+        lanes.append(feed.lane(self._engine.chunk))
+        free[replica] -= 1
+        done = not len(feed.ids)
+      if done:
         self._unfed.discard(feed.row.slot)
+      else:
+        later.append(feed)
     self._extensions.extendleft(reversed(later))
     self._engine.extend(lanes)
 

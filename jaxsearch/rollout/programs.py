@@ -6,6 +6,7 @@ numbers are local to a replica.
 
 from __future__ import annotations
 
+import types
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,6 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxsearch.models import decoder
-from jaxsearch.rollout import cache as cache_lib
 from jaxsearch.rollout import sampling
 
 
@@ -60,16 +60,31 @@ class Decoded(NamedTuple):
 class Programs:
   """The traced functions; shapes are one replica's."""
 
-  def __init__(self, size: decoder.Size, first_accept: int, steps: int, dtype: Any):
-    self._size, self._first_accept, self._steps, self._dtype = size, first_accept, steps, dtype
+  def __init__(
+    self,
+    size: decoder.Size,
+    caches: types.ModuleType,
+    first_accept: int,
+    steps: int,
+    dtype: Any,
+    *,
+    turned: bool,
+  ):
+    """`caches` is a file of rollout/caches; `turned`: decode's parameters are of `decoder.turn`."""
+    self._size, self._caches = size, caches
+    self._first_accept, self._steps, self._dtype = first_accept, steps, dtype
+    self._turned = turned
 
-  def decode(self, params: Any, cache: cache_lib.Cache, rows: Rows, table: jax.Array) -> Any:
+  def decode(self, params: Any, cache: Any, rows: Rows, once: dict[str, jax.Array]) -> Any:
+    """Up to K steps; fewer once `once['stops']` rows have stopped."""
     S = rows.length.shape[0]
+    begun = rows.active.sum()
     empty = (jnp.zeros((S, self._steps), jnp.int32), jnp.zeros((S, self._steps)))
 
     def more(carry: Any) -> jax.Array:
       step, _, rows, *_ = carry
-      return (step < self._steps) & rows.active.any()
+      active = rows.active.sum()
+      return (step < self._steps) & (active > 0) & (begun - active < once['stops'])
 
     def one(carry: Any) -> Any:
       step, cache, rows, tokens_SK, logprobs_SK, count_S = carry
@@ -77,18 +92,18 @@ class Programs:
       tokens_SK = tokens_SK.at[:, step].set(jnp.where(rows.active, token_S, 0))
       logprobs_SK = logprobs_SK.at[:, step].set(jnp.where(rows.active, logprob_S, 0.0))
       count_S = count_S + rows.active
-      rows = self._advance(rows, token_S, table)
+      rows = self._advance(rows, token_S, once['table'])
       return step + 1, cache, rows, tokens_SK, logprobs_SK, count_S
 
     start = (0, cache, rows, *empty, jnp.zeros(S, jnp.int32))
     _, cache, rows, tokens_SK, logprobs_SK, count_S = jax.lax.while_loop(more, one, start)
     return cache, rows, Decoded(tokens_SK, logprobs_SK, count_S, rows.automaton, rows.active)
 
-  def extend(self, params: Any, cache: cache_lib.Cache, rows: Rows, lanes: dict) -> Any:
+  def extend(self, params: Any, cache: Any, rows: Rows, lanes: dict) -> Any:
     cache, _ = self._write(params, cache, lanes)
     return cache, _set_rows(rows, lanes)
 
-  def score(self, params: Any, cache: cache_lib.Cache, rows: Rows, lanes: dict) -> Any:
+  def score(self, params: Any, cache: Any, rows: Rows, lanes: dict) -> Any:
     cache, x_RCD = self._write(params, cache, lanes)
     C = lanes['tokens'].shape[1]
     following = jnp.roll(lanes['tokens'], -1, axis=1)
@@ -106,25 +121,26 @@ class Programs:
     logprobs_CR = jax.lax.map(lambda c: column(*c), columns)
     return cache, _set_rows(rows, lanes), logprobs_CR.T
 
-  def fork(self, params: Any, cache: cache_lib.Cache, rows: Rows, lanes: dict) -> Any:
+  def fork(self, params: Any, cache: Any, rows: Rows, lanes: dict) -> Any:
     del params
     idle = lanes['slot'] >= rows.length.shape[0]
     targets = jnp.where(idle, lanes['source'], lanes['slot'])
-    return cache_lib.copy_rows(cache, lanes['source'], targets), _set_rows(rows, lanes)
+    return self._caches.copy_rows(cache, lanes['source'], targets), _set_rows(rows, lanes)
 
-  def _next(self, params: Any, cache: cache_lib.Cache, rows: Rows) -> Any:
-    layers = cache_lib.Layers(cache)
+  def _next(self, params: Any, cache: Any, rows: Rows) -> Any:
+    layers = self._caches.Layers(cache)
     x_S1D = decoder.cached_hidden(
       params,
       self._size,
       rows.pending[:, None],
       rows.length[:, None],
-      attend=layers.decode(rows.length),
+      attend=layers.decode(rows.length, rows.active),
       dtype=self._dtype,
+      outputs_first=self._turned,
     )
     # Whole on every device of a replica: cumulative sums over a split vocabulary would permute
     # pieces, and XLA's CPU runtime makes all replicas meet for that, whose loops differ in length.
-    logits_SV = self._logits(params, x_S1D[:, 0])
+    logits_SV = self._logits(params, x_S1D[:, 0], outputs_first=self._turned)
     logits_SV = jax.lax.with_sharding_constraint(logits_SV, PartitionSpec())
     # Keyed by the place that the new token will have in its context.
     uniform_S = sampling.uniform(rows.key, rows.length + 1)
@@ -142,8 +158,8 @@ class Programs:
       active=rows.active & ~stopped,
     )
 
-  def _write(self, params: Any, cache: cache_lib.Cache, lanes: dict) -> Any:
-    layers = cache_lib.Layers(cache)
+  def _write(self, params: Any, cache: Any, lanes: dict) -> Any:
+    layers = self._caches.Layers(cache)
     positions_RC = lanes['start'][:, None] + jnp.arange(lanes['tokens'].shape[1])
     x_RCD = decoder.cached_hidden(
       params,
@@ -155,8 +171,10 @@ class Programs:
     )
     return layers.cache, x_RCD
 
-  def _logits(self, params: Any, x_ND: jax.Array) -> jax.Array:
+  def _logits(self, params: Any, x_ND: jax.Array, *, outputs_first: bool = False) -> jax.Array:
     w_VD = decoder.unembedding(params, self._size).astype(self._dtype)
+    if outputs_first:
+      return jnp.einsum('vd,nd->vn', w_VD, x_ND, preferred_element_type=jnp.float32).T
     return jnp.einsum('nd,vd->nv', x_ND, w_VD, preferred_element_type=jnp.float32)
 
 
@@ -164,12 +182,12 @@ def _set_rows(rows: Rows, lanes: dict[str, jax.Array]) -> Rows:
   """Row states after a lane's work; the stop automaton starts afresh."""
 
   def put(old: jax.Array, new: jax.Array) -> jax.Array:
-    return old.at[lanes['slot']].set(new, mode='drop')
+    return old.at[lanes['row']].set(new, mode='drop')
 
   return Rows(
     length=put(rows.length, lanes['start'] + lanes['count']),
     pending=put(rows.pending, lanes['pending']),
-    automaton=put(rows.automaton, jnp.zeros_like(lanes['slot'])),
+    automaton=put(rows.automaton, jnp.zeros_like(lanes['row'])),
     left=put(rows.left, lanes['left']),
     active=put(rows.active, lanes['left'] > 0),
     key=put(rows.key, lanes['key']),

@@ -19,28 +19,17 @@ from typing import Any
 import numpy as np
 
 from jaxsearch import config as config_lib
-from jaxsearch.protocols import _contract
 from jaxsearch.retrieval.pool import Pool
-from jaxsearch.rollout import observation
+from jaxsearch.rollout.dialogue import Append, Dialogue
 from jaxsearch.rollout.engine import Decoded, Engine
 from jaxsearch.rollout.extender import Extender
 from jaxsearch.rollout.row import Row, State
-from jaxsearch.text.stops import StopTable
-from jaxsearch.text.tokenizer import Tokenizer
-from jaxsearch.types import (
-  Kind,
-  Outcome,
-  SearchRequest,
-  SearchResult,
-  Span,
-  Status,
-  Task,
-  Trajectory,
-  Turn,
-)
+from jaxsearch.types import Kind, SearchRequest, Status, Task, Trajectory
 
 # Longest wait for an answer when no row can run; the pool wakes the sampler earlier.
 _WAIT_S = 1.0
+# A chunk of decode ends once one in this many of its rows has stopped.
+_PATIENCE = 8
 
 
 class Sampler:
@@ -49,22 +38,17 @@ class Sampler:
   def __init__(
     self,
     engine: Engine,
-    *,
-    protocol: _contract.Protocol,
-    tokenizer: Tokenizer,
-    stops: StopTable,
+    extender: Extender,
+    dialogue: Dialogue,
     rollout: config_lib.Rollout,
-    seed: int,
   ):
-    self._engine = engine
-    self._protocol, self._tokenizer, self._stops = protocol, tokenizer, stops
-    self._rollout, self._seed = rollout, seed
+    self._engine, self._extender, self._dialogue = engine, extender, dialogue
+    self._rollout = rollout
     self._rows: dict[int, Row] = {}
     self._waiting: collections.deque[tuple[tuple[Task, ...], int]] = collections.deque()
     # Rows that branched off and have no slot yet, the slot they branched from, what writes it.
     self._branches: list[tuple[Row, int, Any]] = []
     self._done: dict[str, Trajectory] = {}
-    self._extender = Extender(engine)
     self._seconds: collections.Counter[str] = collections.Counter()
     self._rows_decoded = self._rows_offered = 0
 
@@ -108,7 +92,8 @@ class Sampler:
     ready = [row for row in running if self._extender.is_ready(row)]
     if ready:
       with self._timed('decode'):
-        decoded = Decoded(*(np.asarray(array) for array in self._engine.decode()))
+        stops = max(1, len(ready) // _PATIENCE)
+        decoded = Decoded(*(np.asarray(array) for array in self._engine.decode(stops)))
       with self._timed('host'):
         self._collect(ready, decoded)
     with self._timed('host'):
@@ -132,51 +117,15 @@ class Sampler:
       count = decoded.count[row.slot]
       row.sampled(decoded.tokens[row.slot, :count], decoded.logprobs[row.slot, :count])
       if not decoded.active[row.slot]:
-        stop = int(decoded.automaton[row.slot]) - self._stops.first_accept
-        self._pause(row, self._stops.names[stop] if stop >= 0 else None)
+        self._pause(row, int(decoded.automaton[row.slot]))
 
-  def _pause(self, row: Row, stop: str | None) -> None:
-    """A row stopped sampling: at a stop, or because nothing was left to sample."""
-    ids = row.close_segment()
-    data = self._tokenizer.bytes_of(ids)
-    row.spans += [
-      Span(name, len(row.segments) - 1, *at, *self._tokenizer.range_of(ids, *at))
-      for name, *at in self._protocol.spans(data)
-    ]
-    is_spent = self._left(row) <= 0
-    match None if stop is None and is_spent else self._protocol.at_pause(data, stop):
-      case _contract.Finish(status):
-        self._finish(row, status)
-      case _ if is_spent:  # Nothing could be written behind an answer.
-        capped = row.policy_tokens >= self._rollout.policy_tokens
-        self._finish(row, Status.POLICY_TOKEN_CAP if capped else Status.CONTEXT_CAP)
-      case _ if len(row.turns) + row.notices >= self._rollout.max_searches:
-        self._finish(row, Status.TURN_CAP)
-      case _contract.Notice(text):
-        row.notices += 1
-        self._resume(row, self._tokenizer.encode(text))
-      case _contract.Search(queries):
-        self._search(row, queries)
-
-  def _search(self, row: Row, queries: tuple[str, ...]) -> None:
-    row.state, row.queries = State.SEARCHING, queries
-    if not queries:
-      self._observe(row, SearchResult(Outcome.BAD_QUERY))
-      return
-    turn = len(row.turns)
-    key = row.key(self._seed, 1 + turn)
-    self._pool.submit(
-      SearchRequest(
-        trajectory=row.task.name,
-        turn=turn,
-        attempt=row.attempt,
-        queries=queries,
-        top_k=self._top_k,
-        question_id=row.task.question.id,
-        progress=row.task.progress,
-        key=int(key[0]) << 32 | int(key[1]),
-      )
-    )
+  def _pause(self, row: Row, automaton: int) -> None:
+    match self._dialogue.pause(row, automaton, self._top_k):
+      case SearchRequest() as request:
+        row.state = State.SEARCHING
+        self._pool.submit(request)
+      case then:
+        self._go_on(row, then)
 
   def _receive(self, timeout_s: float) -> None:
     if self._pool is None or not self._pool.pending:
@@ -184,54 +133,24 @@ class Sampler:
     searching = {r.task.name: r for r in self._rows.values() if r.state is State.SEARCHING}
     for request, result in self._pool.poll(timeout_s):
       row = searching[request.trajectory]
-      if not result.outcome.is_infra:
-        self._observe(row, result)
-      elif row.attempt + 1 < self._rollout.attempts:
+      if result.outcome.is_infra and row.attempt + 1 < self._rollout.attempts:
         self._waiting.appendleft((row.tasks, row.attempt + 1))
         del self._rows[row.slot]
       else:
-        self._turn(row, result, shown=0)
-        self._finish(row, Status.INFRA)
+        self._go_on(row, self._dialogue.answer(row, result))
 
-  def _observe(self, row: Row, result: SearchResult) -> None:
-    """Appends the answer, with as many documents as leave room for one more token."""
-    room = self._rollout.context_tokens - row.length - 1
-    encode = lambda some, shown: self._tokenizer.encode(self._protocol.observation(some, shown))
-    fitting = observation.fit(result, encode, room, self._rollout.observation_tokens or room)
-    if fitting is None:
-      self._turn(row, result, shown=0)
-      self._finish(row, Status.CONTEXT_CAP)
-      return
-    ids, shown = fitting
-    self._turn(row, result, shown)
-    self._resume(row, ids, may_branch=True)
-
-  def _turn(self, row: Row, result: SearchResult, shown: int) -> None:
-    row.turns.append(
-      Turn(
-        queries=row.queries,
-        documents=result.documents,
-        shown=shown,
-        outcome=result.outcome,
-        latency_s=result.latency_s,
-        segment=len(row.segments),
-      )
-    )
-
-  def _resume(self, row: Row, ids: np.ndarray, *, may_branch: bool = False) -> None:
-    """Appends what the policy did not write and lets the row run again, or the two it becomes."""
-    if row.length + len(ids) >= self._rollout.context_tokens:
-      self._finish(row, Status.CONTEXT_CAP)
+  def _go_on(self, row: Row, then: Append | Status) -> None:
+    """Ends the row, or lets it run behind what it is given: as one, or as the two it becomes."""
+    if isinstance(then, Status):
+      self._finish(row, then)
       return
     start = row.length - 1
-    fed = np.concatenate([[row.pending], ids])[:-1]
-    if len(ids):
-      row.append(Kind.OBSERVATION, ids)
+    fed = np.concatenate([[row.pending], then.ids])[:-1]
+    if len(then.ids):
+      row.append(Kind.OBSERVATION, then.ids)
     row.state = State.RUNNING
-    child = row.branch() if may_branch and len(row.tasks) > 1 else None
-    writer = self._extender.extend(
-      row, start, fed, self._budget(row), row.key(self._seed), self._temperature
-    )
+    child = row.branch() if then.answers and len(row.tasks) > 1 else None
+    writer = self._extender.extend(row, start, fed, *self._begun(row))
     if child is not None:
       self._branches.append((child, row.slot, writer))
 
@@ -244,13 +163,12 @@ class Sampler:
       if not self._waiting:
         return
       tasks, attempt = self._waiting.popleft()
-      prompt = self._protocol.prompt_ids(tasks[0].question)
-      row = Row(tasks, attempt, slot, prompt)
+      row = Row(tasks, attempt, slot, self._dialogue.prompt(tasks[0]))
       self._rows[slot] = row
-      if self._left(row) <= 0:
+      if self._dialogue.budget(row) > 0:
+        self._extender.begin(row, *self._begun(row))
+      else:
         self._finish(row, Status.CONTEXT_CAP)
-        continue
-      self._extender.begin(row, self._budget(row), row.key(self._seed), self._temperature)
 
   def _admit_branches(self) -> None:
     """Gives free slots to rows that branched off: copies, or the very slot that they began in.
@@ -269,9 +187,7 @@ class Sampler:
       row, source, writer = chosen
       row.slot = slot
       self._rows[slot] = row
-      self._extender.branch(
-        row, source, writer, self._budget(row), row.key(self._seed), self._temperature
-      )
+      self._extender.branch(row, source, writer, *self._begun(row))
 
   def _trees(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, ...]]:
     """The tasks in stretches of one question that begin as one row."""
@@ -280,13 +196,9 @@ class Sampler:
       for first in range(0, len(samples), self._rollout.leaves):
         yield samples[first : first + self._rollout.leaves]
 
-  def _left(self, row: Row) -> int:
-    room = self._rollout.context_tokens - row.length
-    return min(room, self._rollout.policy_tokens - row.policy_tokens)
-
-  def _budget(self, row: Row) -> int:
-    """Tokens that the row may sample before its next pause."""
-    return min(self._left(row), self._rollout.turn_tokens or self._left(row))
+  def _begun(self, row: Row) -> tuple[int, np.ndarray, float]:
+    """What the device is told with a row's last chunk: budget, key and temperature."""
+    return self._dialogue.budget(row), self._dialogue.key(row), self._temperature
 
   def _finish(self, row: Row, status: Status) -> None:
     del self._rows[row.slot]

@@ -21,7 +21,9 @@ import numpy as np
 from jaxsearch import checkpoint, sharding
 from jaxsearch import config as config_lib
 from jaxsearch.protocols import _contract
+from jaxsearch.rollout.dialogue import Dialogue
 from jaxsearch.rollout.engine import Engine
+from jaxsearch.rollout.extender import Extender
 from jaxsearch.rollout.sampler import Sampler
 from jaxsearch.rollout.sync import WeightSync, sampling_mesh
 from jaxsearch.text import stops as stops_lib
@@ -82,11 +84,8 @@ def open(
   engine = Engine(size, stops, rollout, mesh=local)
   engine.load(WeightSync(size, mesh, local, np.float32)(params))
   engine.warmup()
-  protocol = _Plain(tokenizer)
-  sampler = Sampler(
-    engine, protocol=protocol, tokenizer=tokenizer, stops=stops, rollout=rollout, seed=0
-  )
-  return Writer(sampler, tokenizer, temperature)
+  dialogue = Dialogue(_Plain(tokenizer), tokenizer, stops, rollout, seed=0)
+  return Writer(Sampler(engine, Extender(engine), dialogue, rollout), tokenizer, temperature)
 
 
 def _task(prompt: str, key: Key) -> Task:

@@ -1,4 +1,4 @@
-"""The dense key/value cache: layout, writes and cached attention, private to this file.
+"""The reference: one array per layer, read whole; layout, writes and attention are private here.
 
 Keys are [S,K,H,T] and values [S,K,T,H], one array per layer. Both products of attention then
 read the cache along its innermost axis, and unrolled layers let every write happen in place.
@@ -34,8 +34,9 @@ class Layers:
   def cache(self) -> Cache:
     return Cache(tuple(self._keys), tuple(self._values))
 
-  def decode(self, length_S: jax.Array) -> Callable[[int], Attend]:
+  def decode(self, length_S: jax.Array, active_S: jax.Array) -> Callable[[int], Attend]:
     """Attention of one new token per slot, written at the slot's length."""
+    del active_S  # Everything is read, whoever is active.
     slots = jnp.arange(length_S.shape[0])
 
     def layer(index: int) -> Attend:
@@ -71,8 +72,9 @@ class Layers:
     return layer
 
 
-def init(size: Size, slots: int, time: int, dtype: jnp.dtype) -> Cache:
+def init(size: Size, slots: int, time: int, dtype: jnp.dtype, block: int) -> Cache:
   """A cache of zeros for `slots` rows of `time` tokens."""
+  del block  # Rows lie in one piece.
   keys = (slots, size.kv_heads, size.head_size, time)
   values = (slots, size.kv_heads, time, size.head_size)
   return Cache(
