@@ -61,6 +61,28 @@ def _decode(params, size, cache, length, tokens):
   return layers.cache, x
 
 
+def test_turned_parameters_give_the_same_result():
+  """Every kernel of every option with what it sums over last, multiplied from the other side."""
+  size = _size('qwen2')
+  params = decoder.unstack(_params(size), size)
+  tokens, slots, start = _tokens(2, 6), np.array([1, 0]), np.zeros(2, np.int32)
+  cache = cache_lib.init(size, 2, 8, jnp.float32, 8)
+
+  def run(params, turned):
+    attend = cache_lib.Layers(cache).extend(slots, start, np.full(2, 6))
+    positions = np.tile(np.arange(6), (2, 1))
+    return decoder.cached_hidden(
+      params, size, tokens, positions, attend=attend, dtype=jnp.float32, outputs_first=turned
+    )
+
+  turned = decoder.turn(params)
+  kernel = turned['layers'][0]['attention']['out']['kernel']
+  assert kernel.shape == (size.embed, size.heads, size.head_size)
+  assert turned['layers'][0]['mlp']['gate']['kernel'].shape == (size.hidden, size.embed)
+  assert turned['layers'][0]['attention']['query']['bias'].shape == (size.heads, size.head_size)
+  np.testing.assert_allclose(run(turned, True), run(params, False), atol=TOLERANCE)
+
+
 def _tokens(rows, time, seed=0):
   return np.random.default_rng(seed).integers(0, SHAPE['vocab'], (rows, time)).astype(np.int32)
 

@@ -129,6 +129,28 @@ def test_score_is_teacher_forcing(engine, alone):
   np.testing.assert_allclose(scored[len(prompt) - 1 :], logprobs, atol=TOLERANCE)
 
 
+@pytest.fixture(scope='module')
+def fast(policy, tmp_path_factory):
+  options = {**CACHES['blocked'], 'deterministic': False}
+  return policies.make_actor(policy, tmp_path_factory.mktemp('fast'), **options)._engine
+
+
+def test_fast_mode_samples_from_the_same_distribution(policy, fast):
+  """Matrices are turned for decode, and extend takes one lane or two: only rounding differs."""
+  seen = []
+  listener = lambda event, _, **__: seen.append(event) if 'backend_compile' in event else None
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  try:
+    _feed(fast, 0, _ids(0, 40), seed=1)
+    for lane, other in zip(*(_lanes(fast, s, _ids(s, 40), seed=s) for s in (1, 2))):
+      fast.extend([lane, other])
+    rows = _run(fast, [0, 1, 2])
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listener)
+  assert not seen and all(len(ids) for ids, _ in rows.values())
+  test_log_probs_are_those_of_the_learner(policy, fast)
+
+
 @pytest.mark.parametrize('slot', [0, 5, 7])
 def test_slot_company_and_garbage_change_no_bit(engine, alone, slot):
   prompt, expected = alone
@@ -148,6 +170,30 @@ def test_lane_changes_no_bit(engine, alone, place):
   for lane, other in zip(_lanes(engine, 3, prompt, seed=0), beside):
     engine.extend([lane, other] if place == 0 else [other, lane])
   assert _bits(_run(engine, [3])[3]) == _bits(expected)
+
+
+def test_several_lanes_of_one_row_change_no_bit(engine, alone):
+  """37 ids are three chunks: the first two in one program, written before either attends."""
+  prompt, expected = alone
+  _park(engine)
+  first, second, third = _lanes(engine, 4, prompt, seed=0)
+  engine.extend([first, second])
+  engine.extend([third])
+  assert _bits(_run(engine, [4])[4]) == _bits(expected)
+
+
+def test_a_chunk_of_decode_ends_when_enough_rows_have_stopped(engine, alone):
+  """Of three rows one stops after 2 tokens and one after 4; no bit depends on where chunks end."""
+  prompt, expected = alone
+  _park(engine)
+  for slot, left in ((1, 2), (2, 4)):
+    _feed(engine, slot, _ids(slot, 9), seed=slot, left=left)
+  _feed(engine, 5, prompt, seed=0)
+  found = [[np.asarray(a) for a in engine.decode(stops)] for stops in (1, 1, 2)]
+  assert [int(out[2][5]) for out in found] == [2, 2, 7]
+  rest = _run(engine, [5])[5]
+  rows = [(out[0][5, : out[2][5]], out[1][5, : out[2][5]]) for out in found]
+  assert _bits(map(np.concatenate, zip(*rows, rest))) == _bits(expected)
 
 
 def test_a_fork_equals_a_prefill_of_its_own(engine, alone):

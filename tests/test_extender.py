@@ -22,7 +22,7 @@ class Paper:
     return 0
 
   def extend(self, lanes):
-    assert len({lane.slot for lane in lanes}) == len(lanes) <= self.lanes
+    assert len(lanes) <= self.lanes
     for lane in lanes:
       self.cache[lane.slot][lane.start : lane.start + len(lane.tokens)] = lane.tokens
 
@@ -65,6 +65,16 @@ def test_a_group_shares_one_prompt(engine, extender):
   assert not any(map(extender.is_ready, rows))
   extender.flush(running=0)
   assert all(_holds(engine, extender, row) for row in rows)
+
+
+def test_one_row_takes_all_lanes_of_a_program(engine, extender):
+  """Ten ids in chunks of three are four lanes, two programs of two, whoever else waits."""
+  first, second = _row(0, range(11)), _row(1, [7, 8, 9])
+  _begin(extender, first, second)
+  extender._extend_once()
+  assert list(engine.cache[0][:7]) == [0, 1, 2, 3, 4, 5, -1]
+  extender._extend_once()
+  assert _holds(engine, extender, first) and not extender.is_ready(second)
 
 
 def test_a_source_is_read_before_its_slot_gets_another_row(engine, extender):

@@ -429,7 +429,7 @@ class Patient(research.Research):
 def test_a_notice_is_appended_and_is_no_search(scripted, pool, monkeypatch, notice):
   """Also an empty one, which only lets the row go on."""
   monkeypatch.setattr(Patient, 'notice', notice)
-  monkeypatch.setattr(scripted._sampler, '_protocol', Patient(**vars(scripted.protocol)))
+  monkeypatch.setattr(scripted._sampler._dialogue, '_protocol', Patient(**vars(scripted.protocol)))
   (t,) = _follow(scripted, '&', pool)
   assert t.status is Status.EOS and not t.turns
   assert _written(scripted, t) == ['not a query</search>', _text(ANSWER)]
@@ -487,8 +487,8 @@ def test_an_observation_keeps_to_its_own_limit(scripted, followed, pool, monkeyp
     (length(one), 1, one),
     (length(one) - 3, 1, None),
   ):
-    limited = dataclasses.replace(scripted._sampler._rollout, observation_tokens=allowed)
-    monkeypatch.setattr(scripted._sampler, '_rollout', limited)
+    limited = dataclasses.replace(scripted._sampler._dialogue._rollout, observation_tokens=allowed)
+    monkeypatch.setattr(scripted._sampler._dialogue, '_rollout', limited)
     (t,) = _follow(scripted, '@', pool)
     (observed,) = _written(scripted, t, Kind.OBSERVATION)
     assert t.turns[0].shown == shown and length(observed) <= allowed

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxsearch.bench import traces
 from jaxsearch.bench.traces import Script
 from jaxsearch.rollout.dialogue import Append
 from jaxsearch.rollout.extender import Extender
@@ -92,7 +93,7 @@ class Replay:
   def _script(self, task: Task) -> Script:
     return self._scripts[int(task.question.id)]
 
-  def _turn(self, row: Row):
+  def _turn(self, row: Row) -> traces.Turn:
     return self._script(row.task).turns[len(row.turns)]
 
   def _ids(self, count: int, *seed: int) -> np.ndarray:

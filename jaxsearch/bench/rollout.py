@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import resource
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -14,14 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import rich.console
-import rich.table
+import numpy as np
 
 from jaxsearch import config as config_lib
 from jaxsearch import sharding
-from jaxsearch.bench import floors, replay, traces
+from jaxsearch.bench import _table, floors, replay, traces
+from jaxsearch.bench._watched import Watched
 from jaxsearch.models import decoder, sizes
-from jaxsearch.rollout.engine import Engine
+from jaxsearch.rollout.engine import Engine, Lane
 from jaxsearch.rollout.extender import Extender
 from jaxsearch.rollout.sampler import Sampler
 from jaxsearch.rollout.sync import WeightSync, sampling_mesh
@@ -34,6 +32,7 @@ MODES = {
   'lockstep': (False, True),
   'lockstep+reprefill': (True, True),
 }
+_STEP_RUNS = 8
 _COMPILED = '/jax/core/compile/backend_compile_duration'
 
 
@@ -61,14 +60,15 @@ class Settings:
 
 
 class Bench:
-  """An engine with random weights and the trace that it replays."""
+  """An engine with random weights, and traces that it replays."""
 
-  def __init__(self, settings: Settings):
-    """Makes the weights and compiles."""
-    self.scripts = traces.open_trace(settings.trace, settings.trajectories, settings.latency_s)
-    size, dtype = sizes.find(settings.model), jnp.dtype(settings.dtype)
-    context = settings.rollout.context_tokens or -(-traces.longest(self.scripts) // 128) * 128
-    self._rollout = dataclasses.replace(settings.rollout, context_tokens=context)
+  def __init__(
+    self, model: str, dtype: str, rollout: config_lib.Rollout, scripts: Sequence[traces.Script]
+  ):
+    """Makes the weights and compiles; the cache takes at least what `scripts` need."""
+    size, dtype = sizes.find(model), jnp.dtype(dtype)
+    context = max(rollout.context_tokens, -(-traces.longest(scripts) // 128) * 128)
+    self._rollout = dataclasses.replace(rollout, context_tokens=context)
     self.work, self._vocab = floors.Work(size, dtype.itemsize), size.vocab
     mesh = sharding.make_mesh(config_lib.Mesh(data=1), jax.local_devices()[:1])
     local = sampling_mesh(mesh, 1)
@@ -77,6 +77,45 @@ class Bench:
     params = jax.jit(decoder.init, static_argnums=1)(jax.random.key(0), size)
     self.engine.load(WeightSync(size, mesh, local, dtype)(params))
     self.engine.warmup()
+
+  def watch(self, scripts: Sequence[traces.Script], machine: floors.Machine) -> dict[str, float]:
+    """Where the time of mode resume goes, in a run of its own: every program is waited for."""
+    watched = Watched(self.engine, self.work, machine)
+    replayed = replay.Replay(scripts, self._vocab)
+    sampler = Sampler(watched, Extender(watched), replayed, self._rollout)
+    start = time.perf_counter()
+    sampler.rollout(replay.tasks(scripts), pool=replay.Delays(scripts), top_k=1, temperature=1.0)
+    seconds = time.perf_counter() - start
+    waited = sampler.measure().get('timing_s/gen/wait', 0.0)
+    host = seconds - waited - watched.decode_s - watched.extend_s
+    return {
+      'share_decode': watched.decode_s / seconds,
+      'share_extend': watched.extend_s / seconds,
+      'share_host': host / seconds,
+      'share_wait': waited / seconds,
+      'decode_step_s': watched.decode_s / watched.steps,
+      'decode_floor_s': watched.floor_s / watched.steps,
+    }
+
+  def step(self, context: int, machine: floors.Machine) -> dict[str, float]:
+    """Seconds of a step of decode with every slot at `context` tokens, and its floor."""
+    rng = np.random.default_rng(0)
+    chunk, steps = self.engine.chunk, self._rollout.decode_steps
+    for slot in range(self.engine.slots):
+      tokens = rng.integers(0, self._vocab, context + 1).astype(np.int32)
+      for at in range(0, context, chunk):
+        part = tokens[at : min(at + chunk, context)]
+        left = _STEP_RUNS * steps if at + chunk >= context else 0
+        key = np.array([slot, 0], np.uint32)
+        self.engine.extend([Lane(slot, at, part, int(tokens[at + len(part)]), left, key, 1.0)])
+    seconds = []
+    for _ in range(_STEP_RUNS):
+      before = self.engine.lengths()
+      start = time.perf_counter()
+      jax.block_until_ready(self.engine.decode())
+      seconds.append((time.perf_counter() - start) / steps)
+    floor = self.work.step(machine, before)
+    return {'context': context, 'seconds': statistics.median(seconds[1:]), 'floor': floor}
 
   def run(self, mode: str, scripts: Sequence[traces.Script]) -> dict[str, float]:
     """Replays `scripts` once; figures of this run."""
@@ -100,15 +139,12 @@ class Bench:
       seconds = time.perf_counter() - start
     policy = sum(t.contexts[0].count(Kind.POLICY) for t in done)
     assert policy == sum(script.policy for script in scripts), 'the trace was not replayed'
-    measured = sampler.measure()
-    parts = {name.rsplit('/', 1)[1]: s for name, s in measured.items() if 'timing_s' in name}
     return {
       'trajectories_per_s': len(done) / seconds,
       'policy_tokens_per_s': policy / seconds,
       'all_tokens_per_s': sum(script.length for script in scripts) / seconds,
-      'occupancy': measured['perf/occupancy'],
+      'occupancy': sampler.measure()['perf/occupancy'],
       'compiles_after_warmup': float(len(compiled)),
-      **{f'share_{name}': s / seconds for name, s in parts.items()},
     }
 
 
@@ -127,31 +163,39 @@ def _listening(compiled: list[str]) -> Iterator[None]:
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def rollout(settings: Settings, modes: Sequence[str], json_path: str) -> None:
+def rollout(settings: Settings, modes: Sequence[str], step_context: int, json_path: str) -> None:
   """Replays one trace in every mode, in turn, and prints what they did.
 
   Args:
     settings: what to replay.
     modes: names in MODES.
+    step_context: if not 0, a step of decode is measured at this many tokens a row.
     json_path: file to write as well; empty: none.
   """
   machine = floors.measure(jnp.dtype(settings.dtype))
-  bench = Bench(settings)
-  floor = bench.work.trace(machine, bench.scripts, bench.engine.slots)
+  scripts = traces.open_trace(settings.trace, settings.trajectories, settings.latency_s)
+  knobs = settings.rollout
+  if step_context:
+    room = step_context + _STEP_RUNS * knobs.decode_steps
+    knobs = dataclasses.replace(knobs, context_tokens=room)
+  bench = Bench(settings.model, settings.dtype, knobs, scripts)
+  floor = bench.work.trace(machine, scripts, bench.engine.slots)
   runs: dict[str, list[dict[str, float]]] = {mode: [] for mode in modes}
   for mode in modes:  # Caches of the host and of XLA.
-    bench.run(mode, bench.scripts[: bench.engine.slots])
+    bench.run(mode, scripts[: bench.engine.slots])
   for _ in range(settings.repeats):
     for mode in modes:
-      runs[mode].append(bench.run(mode, bench.scripts))
+      runs[mode].append(bench.run(mode, scripts))
   found = {
     'settings': dataclasses.asdict(settings),
-    'machine': {**_machine(), **dataclasses.asdict(machine)},
-    'floor_trajectories_per_s': len(bench.scripts) / floor,
-    'peak_memory_mb': _peak_memory_mb(),
+    'machine': {**_table.machine(), **dataclasses.asdict(machine)},
+    'floor_trajectories_per_s': len(scripts) / floor,
+    'where': bench.watch(scripts, machine),
+    **({'step': bench.step(step_context, machine)} if step_context else {}),
+    'peak_memory_mb': _table.peak_memory_mb(),
     'modes': {mode: _medians(some) for mode, some in runs.items()},
   }
-  _show(found)
+  _table.show(found)
   if json_path:
     with open(json_path, 'w', encoding='utf-8') as file:
       json.dump(found, file, indent=2)
@@ -161,50 +205,3 @@ def _medians(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
   """The median run's figures, and the throughputs of all runs."""
   found = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
   return {**found, 'runs': [run['trajectories_per_s'] for run in runs]}
-
-
-def _machine() -> dict[str, Any]:
-  device = jax.devices()[0]
-  return {'device': device.device_kind, 'cores': os.cpu_count(), 'jax': jax.__version__}
-
-
-def _peak_memory_mb() -> float:
-  """Of the device, or where it has no memory of its own, of the process."""
-  stats = jax.devices()[0].memory_stats() or {}
-  resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-  return stats.get('peak_bytes_in_use', resident) / 1e6
-
-
-_COLUMNS = {
-  'trajectories_per_s': 'trajectories/s',
-  'policy_tokens_per_s': 'policy tokens/s',
-  'all_tokens_per_s': 'all tokens/s',
-  'occupancy': 'occupancy',
-  'share_decode': 'decode',
-  'share_extend': 'extend',
-  'share_host': 'host',
-  'share_wait': 'waiting',
-  'compiles_after_warmup': 'compiled',
-}
-
-
-def _show(found: dict[str, Any]) -> None:
-  settings, machine = found['settings'], found['machine']
-  table = rich.table.Table(
-    title=f'{settings["trace"]}, {settings["model"]}, {settings["rollout"]["slots"]} slots'
-  )
-  for name in ('mode', *_COLUMNS.values(), 'of the floor'):
-    table.add_column(name, justify='left' if name == 'mode' else 'right')
-  for mode, figures in found['modes'].items():
-    cells = [f'{figures.get(name, 0.0):.3g}' for name in _COLUMNS]
-    times = found['floor_trajectories_per_s'] / figures['trajectories_per_s']
-    table.add_row(mode, *cells, f'{times:.2f} x')
-  console = rich.console.Console(width=160)
-  console.print(table)
-  floor = found['floor_trajectories_per_s']
-  console.print(
-    f'Medians of {settings["repeats"]} interleaved runs. Floor: {floor:.3g} trajectories/s, with '
-    f'{machine["flops"] / 1e9:.0f} GFLOP/s and {machine["bandwidth"] / 1e9:.1f} GB/s measured on '
-    f'{machine["device"]}, {machine["cores"]} cores, jax {machine["jax"]}. Peak memory '
-    f'{found["peak_memory_mb"]:.0f} MB.'
-  )

@@ -43,7 +43,10 @@ def bench(argv: list[str]) -> None:
   """Compare on equal terms and write it down: `bench recipes`, `bench rollout`."""
   subject, *rest = argv or ['']
   if subject in ('--help', '-h'):
-    subject, rest = 'recipes', argv
+    told = [f'  {name:<10} {function.__doc__}' for name, function in _BENCHES.items()]
+    raise _flags.Help(
+      '\n'.join(['`jaxsearch bench SUBJECT --help` prints the flags of one:', *told])
+    )
   if subject not in _BENCHES:
     raise UserError(
       f'bench {subject!r}: say what to compare; allowed: {", ".join(_BENCHES)}.'
@@ -53,6 +56,7 @@ def bench(argv: list[str]) -> None:
 
 
 def _bench_rollout(argv: list[str]) -> None:
+  """Replay a workload of lengths and delays, with counterfactuals."""
   values = flags.FlagValues()
   define = functools.partial(flags.DEFINE_integer, lower_bound=1, flag_values=values)
   knobs = config_lib.Rollout()
@@ -64,10 +68,18 @@ def _bench_rollout(argv: list[str]) -> None:
   latency = flags.DEFINE_float('latency_s', 0.2, 'Of a search.', 0.0, flag_values=values)
   dtype = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'All of it.', values)
   json_path = flags.DEFINE_string('json', '', 'File to write the figures to.', values)
+  step = flags.DEFINE_integer(
+    'step_context', 0, 'Also measure a step of decode with so many tokens a row.', 0, None, values
+  )
   slots = define('slots', 8, 'Rows in flight.')
   decode_steps = define('decode_steps', knobs.decode_steps, 'As rollout.decode_steps.')
   extend_rows = define('extend_rows', knobs.extend_rows, 'As rollout.extend_rows.')
   extend_tokens = define('extend_tokens', knobs.extend_tokens, 'As rollout.extend_tokens.')
+  block_tokens = define('block_tokens', knobs.block_tokens, 'As rollout.block_tokens.')
+  cache = flags.DEFINE_string('cache', knobs.cache, 'As rollout.cache.', values)
+  deterministic = flags.DEFINE_bool(
+    'deterministic', knobs.deterministic, 'As rollout.deterministic.', values
+  )
   _flags.parse('bench rollout', values, argv)
   from jaxsearch.bench import rollout
 
@@ -89,12 +101,16 @@ def _bench_rollout(argv: list[str]) -> None:
       decode_steps=decode_steps.value,
       extend_rows=extend_rows.value,
       extend_tokens=extend_tokens.value,
+      cache=cache.value,
+      block_tokens=block_tokens.value,
+      deterministic=deterministic.value,
     ),
   )
-  rollout.rollout(settings, modes.value, json_path.value)
+  rollout.rollout(settings, modes.value, step.value, json_path.value)
 
 
 def _bench_recipes(argv: list[str]) -> None:
+  """Train every recipe on equal terms and write RECIPES.md."""
   values = flags.FlagValues()
   out = flags.DEFINE_string('out', 'runs/bench', 'Folder of the runs.', values)
   table = flags.DEFINE_string('table', '', 'Empty: RECIPES.md in that folder.', values)

@@ -1,4 +1,4 @@
-"""Shapes of published policies by name, for benchmarks with random weights."""
+"""Shapes of policies by name, for benchmarks with random weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from jaxsearch.types import UserError
 _QWEN = {'rope_base': 1e6, 'attention_bias': True, 'head_size': 128}
 
 SIZES = {
+  'tiny': Size(300, layers=2, embed=32, heads=4, kv_heads=2, head_size=16, hidden=64),
   # 52 million parameters: what two CPU cores can compare engines with.
   '50m': Size(8192, layers=10, embed=640, heads=8, kv_heads=2, head_size=80, hidden=1792),
   'qwen2p5_1p5b': Size(151936, layers=28, embed=1536, heads=12, kv_heads=2, hidden=8960, **_QWEN),

@@ -154,6 +154,10 @@ class Engine:
       self._params, self._cache, self._rows, self._pack(lanes, self.lanes)
     )
 
+  def lengths(self) -> np.ndarray:
+    """int32 [slots]: tokens in each slot's cache, once everything dispatched is done."""
+    return np.asarray(self._rows.length)
+
   def replica(self, slot: int) -> int:
     return slot // self._local_slots
 

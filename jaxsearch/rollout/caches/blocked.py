@@ -142,7 +142,9 @@ def _attend(
   for k, v, start in zip(keys, values, _starts(keys)):
     seen = start + jnp.arange(k.shape[-1]) <= last
 
-    def read(state: attention.Sums, k: jax.Array = k, v: jax.Array = v, seen: jax.Array = seen):
+    def read(
+      state: attention.Sums, k: jax.Array = k, v: jax.Array = v, seen: jax.Array = seen
+    ) -> attention.Sums:
       return attention.accumulate(state, q_BKNH, rows(k), rows(v), seen)
 
     state = jax.lax.cond(live > start, read, lambda state: state, state)
