@@ -34,9 +34,15 @@ def ids(vocab: int, count: int, *seed: int) -> list[int]:
 class Ours:
   """`jaxsearch bench rollout` in mode resume."""
 
-  options = (
-    {'cache': 'blocked', 'deterministic': False, 'extend_rows': 16, 'extend_tokens': 32},
-    {'cache': 'blocked', 'deterministic': False, 'extend_rows': 8, 'extend_tokens': 64},
+  options = tuple(
+    {
+      'cache': 'blocked',
+      'deterministic': False,
+      'block_tokens': 512,
+      'extend_rows': 512 // chunk,
+      'extend_tokens': chunk,
+    }
+    for chunk in (32, 64)
   )
 
   def __init__(self, model: str, scripts: Sequence[Script], rows: int, option: dict):
@@ -44,7 +50,7 @@ class Ours:
     from jaxsearch.bench import rollout
 
     knobs = config.Rollout(slots=rows, context_tokens=0, decode_steps=64, **option)
-    self._bench = rollout.Bench(model, 'float32', knobs, scripts)
+    self._bench = rollout.Bench(model, 'float32', knobs, scripts, tensor=2)
 
   def replay(self, scripts: Sequence[Script]) -> None:
     self._bench.run('resume', scripts)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxsearch import config
 from jaxsearch.models import attention, decoder
 from jaxsearch.rollout.caches import dense as cache_lib
 
@@ -66,7 +67,7 @@ def test_turned_parameters_give_the_same_result():
   size = _size('qwen2')
   params = decoder.unstack(_params(size), size)
   tokens, slots, start = _tokens(2, 6), np.array([1, 0]), np.zeros(2, np.int32)
-  cache = cache_lib.init(size, 2, 8, jnp.float32, 8)
+  cache = cache_lib.init(size, config.Rollout(slots=2), 1, 8, jnp.float32)
 
   def run(params, turned):
     attend = cache_lib.Layers(cache).extend(slots, start, np.full(2, 6))
@@ -102,7 +103,9 @@ def test_cached_equals_uncached(family):
   tokens, lengths, slots = _tokens(2, 11), np.array([11, 7]), np.array([3, 1])
   expected = np.asarray(_hidden(params, size, tokens))
   unstacked = decoder.unstack(params, size)
-  dirty = jax.tree.map(lambda a: a + 7.0, cache_lib.init(size, 5, 24, jnp.float32, 8))
+  dirty = jax.tree.map(
+    lambda a: a + 7.0, cache_lib.init(size, config.Rollout(slots=5), 1, 24, jnp.float32)
+  )
   for cuts in ([11], [4, 4, 3], [1, 2, 8]):
     cache, at, found = dirty, np.zeros(2, np.int32), [[], []]
     for cut in cuts:
@@ -134,7 +137,7 @@ def test_cached_equals_uncached(family):
 def test_a_fork_copies_every_layer(family):
   size, _ = family
   number = lambda a: jnp.arange(a.size, dtype=jnp.float32).reshape(a.shape)
-  cache = jax.tree.map(number, cache_lib.init(size, 5, 8, jnp.float32, 8))
+  cache = jax.tree.map(number, cache_lib.init(size, config.Rollout(slots=5), 1, 8, jnp.float32))
   copied = jax.jit(cache_lib.copy_rows)(cache, np.array([2, 0, 2]), np.array([4, 0, 1]))
   for old, new in zip(jax.tree.leaves(cache), jax.tree.leaves(copied)):
     np.testing.assert_array_equal(new, old[np.array([0, 2, 2, 3, 2])])

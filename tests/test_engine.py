@@ -279,7 +279,9 @@ def _compiled(engine, size, slots, time):
   """Every program for a large cache, of which nothing is allocated."""
   abstract = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
   params = jax.eval_shape(lambda: decoder.unstack(decoder.init(jax.random.key(0), size), size))
-  cache = jax.eval_shape(lambda: cache_lib.init(size, slots, time, jnp.float32, 0))
+  cache = jax.eval_shape(
+    lambda: cache_lib.init(size, policies.config.Rollout(slots=slots), 1, time, jnp.float32)
+  )
   rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((slots, *a.shape[1:]), a.dtype), engine._rows)
   once = abstract({'table': engine._table, 'stops': np.int32(1)})
   lanes = abstract(engine._pack([], engine.lanes))

@@ -23,7 +23,7 @@ from jaxsearch.rollout.engine import Engine, Lane
 from jaxsearch.rollout.extender import Extender
 from jaxsearch.rollout.sampler import Sampler
 from jaxsearch.rollout.sync import WeightSync, sampling_mesh
-from jaxsearch.types import Kind
+from jaxsearch.types import Kind, UserError
 
 # name -> (feeds the whole context after a search, waits for everybody's search).
 MODES = {
@@ -47,6 +47,7 @@ class Settings:
     latency_s: of every search of a named trace.
     repeats: how often every mode is run, interleaved.
     dtype: of weights and cache.
+    tensor: devices that share the weights; on a CPU, one for a core or two is fastest.
     rollout: the engine's knobs; context_tokens 0 is what the trace needs.
   """
 
@@ -56,6 +57,7 @@ class Settings:
   latency_s: float
   repeats: int
   dtype: str
+  tensor: int
   rollout: config_lib.Rollout
 
 
@@ -63,15 +65,21 @@ class Bench:
   """An engine with random weights, and traces that it replays."""
 
   def __init__(
-    self, model: str, dtype: str, rollout: config_lib.Rollout, scripts: Sequence[traces.Script]
+    self,
+    model: str,
+    dtype: str,
+    rollout: config_lib.Rollout,
+    scripts: Sequence[traces.Script],
+    tensor: int = 1,
   ):
     """Makes the weights and compiles; the cache takes at least what `scripts` need."""
     size, dtype = sizes.find(model), jnp.dtype(dtype)
     context = max(rollout.context_tokens, -(-traces.longest(scripts) // 128) * 128)
     self._rollout = dataclasses.replace(rollout, context_tokens=context)
     self.work, self._vocab = floors.Work(size, dtype.itemsize), size.vocab
-    mesh = sharding.make_mesh(config_lib.Mesh(data=1), jax.local_devices()[:1])
-    local = sampling_mesh(mesh, 1)
+    devices = _devices(tensor)
+    mesh = sharding.make_mesh(config_lib.Mesh(data=1, tensor=tensor), devices)
+    local = sampling_mesh(mesh, tensor)
     stops = replay.unstopped(size.vocab)
     self.engine = Engine(size, stops, self._rollout, mesh=local, dtype=dtype)
     params = jax.jit(decoder.init, static_argnums=1)(jax.random.key(0), size)
@@ -99,15 +107,17 @@ class Bench:
 
   def step(self, context: int, machine: floors.Machine) -> dict[str, float]:
     """Seconds of a step of decode with every slot at `context` tokens, and its floor."""
-    rng = np.random.default_rng(0)
     chunk, steps = self.engine.chunk, self._rollout.decode_steps
+    tokens = np.random.default_rng(0).integers(0, self._vocab, context + 1).astype(np.int32)
+    lanes = []
     for slot in range(self.engine.slots):
-      tokens = rng.integers(0, self._vocab, context + 1).astype(np.int32)
+      key = np.array([slot, 0], np.uint32)
       for at in range(0, context, chunk):
-        part = tokens[at : min(at + chunk, context)]
-        left = _STEP_RUNS * steps if at + chunk >= context else 0
-        key = np.array([slot, 0], np.uint32)
-        self.engine.extend([Lane(slot, at, part, int(tokens[at + len(part)]), left, key, 1.0)])
+        stop = min(at + chunk, context)
+        left = _STEP_RUNS * steps if stop == context else 0
+        lanes.append(Lane(slot, at, tokens[at:stop], int(tokens[stop]), left, key, 1.0))
+    for first in range(0, len(lanes), self.engine.lanes):
+      self.engine.extend(lanes[first : first + self.engine.lanes])
     seconds = []
     for _ in range(_STEP_RUNS):
       before = self.engine.lengths()
@@ -172,13 +182,14 @@ def rollout(settings: Settings, modes: Sequence[str], step_context: int, json_pa
     step_context: if not 0, a step of decode is measured at this many tokens a row.
     json_path: file to write as well; empty: none.
   """
+  _devices(settings.tensor)
   machine = floors.measure(jnp.dtype(settings.dtype))
   scripts = traces.open_trace(settings.trace, settings.trajectories, settings.latency_s)
   knobs = settings.rollout
   if step_context:
     room = step_context + _STEP_RUNS * knobs.decode_steps
     knobs = dataclasses.replace(knobs, context_tokens=room)
-  bench = Bench(settings.model, settings.dtype, knobs, scripts)
+  bench = Bench(settings.model, settings.dtype, knobs, scripts, settings.tensor)
   floor = bench.work.trace(machine, scripts, bench.engine.slots)
   runs: dict[str, list[dict[str, float]]] = {mode: [] for mode in modes}
   for mode in modes:  # Caches of the host and of XLA.
@@ -199,6 +210,20 @@ def rollout(settings: Settings, modes: Sequence[str], step_context: int, json_pa
   if json_path:
     with open(json_path, 'w', encoding='utf-8') as file:
       json.dump(found, file, indent=2)
+
+
+def _devices(count: int) -> list[jax.Device]:
+  """The first devices; a CPU is made into as many as are wanted, if JAX has not started yet.
+
+  Raises:
+    UserError: there are not so many.
+  """
+  with contextlib.suppress(RuntimeError):
+    jax.config.update('jax_num_cpu_devices', max(count, jax.config.jax_num_cpu_devices))
+  devices = jax.local_devices()
+  if len(devices) < count:
+    raise UserError(f'--tensor is {count}, but there are {len(devices)} devices. Take fewer.')
+  return devices[:count]
 
 
 def _medians(runs: Sequence[dict[str, float]]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def _bench_rollout(argv: list[str]) -> None:
     'step_context', 0, 'Also measure a step of decode with so many tokens a row.', 0, None, values
   )
   slots = define('slots', 8, 'Rows in flight.')
+  tensor = define('tensor', 1, 'Devices that share the weights; on a CPU, one a core is fastest.')
   decode_steps = define('decode_steps', knobs.decode_steps, 'As rollout.decode_steps.')
   extend_rows = define('extend_rows', knobs.extend_rows, 'As rollout.extend_rows.')
   extend_tokens = define('extend_tokens', knobs.extend_tokens, 'As rollout.extend_tokens.')
@@ -95,6 +96,7 @@ def _bench_rollout(argv: list[str]) -> None:
     latency_s=latency.value,
     repeats=repeats.value,
     dtype=dtype.value,
+    tensor=tensor.value,
     rollout=config_lib.Rollout(
       slots=slots.value,
       context_tokens=0,

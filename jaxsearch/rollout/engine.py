@@ -100,7 +100,7 @@ class Engine:
     )
     self._table = stops_lib.widen(stops, size.vocab).table
     self._table = jax.device_put(self._table, NamedSharding(mesh, PartitionSpec()))
-    init = functools.partial(caches.init, size, self.slots, time, dtype, rollout.block_tokens)
+    init = functools.partial(caches.init, size, rollout, self.replicas, time, dtype)
     self._cache = self._allocate(init, size)
     self._rows = jax.device_put(no_rows(self.slots), self._split)
     self._params = self._decode_params = None

@@ -1,10 +1,9 @@
 """A cache cut into blocks of time, of which attention reads those that rows have reached.
 
-One array per layer and block, keys and values [S,K,H,B] both: no product reads a slice, which XLA
-would copy, and values with time innermost are read twice as fast (docs/performance.md).
-Softmax is accumulated from block to block (arXiv 1805.02867). A block that a row has not reached
-changes nothing in it to the bit, so it may be read or left out: a row's bits do not depend on how
-long the others are.
+An array per layer and block: no product reads a slice, which XLA would copy. Keys are [S,K,B,H] and
+values [S,K,H,B], both as CPUs read them fastest (docs/performance.md). Softmax is accumulated from
+block to block (arXiv 1805.02867). A block that a row has not reached changes nothing in it to the
+bit, so it may be read or left out: a row's bits do not depend on how long the others are.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxsearch import config as config_lib
 from jaxsearch.models import attention
 from jaxsearch.models.decoder import Attend, Size
 
 
 class Cache(NamedTuple):
-  """`keys[l][b]` and `values[l][b]`: [S,K,H,B], block b of layer l."""
+  """`keys[l][b]` [S,K,B,H] and `values[l][b]` [S,K,H,B]: block b of layer l."""
 
   keys: tuple[tuple[jax.Array, ...], ...]
   values: tuple[tuple[jax.Array, ...], ...]
@@ -38,22 +38,12 @@ class Layers:
 
   def decode(self, length_S: jax.Array, active_S: jax.Array) -> Callable[[int], Attend]:
     """Attention of one new token per slot, written at the slot's length."""
-    slots = jnp.arange(length_S.shape[0])
     live = jnp.where(active_S, length_S + 1, 0).max()
 
     def layer(index: int) -> Attend:
-      def put(blocks: tuple[jax.Array, ...], new_SKH: jax.Array) -> tuple[jax.Array, ...]:
-        written = []
-        for block, start in zip(blocks, _starts(blocks)):
-          at_S = length_S - start
-          # Behind the last entry, where nothing is written; below 0 would count from the end.
-          at_S = jnp.where(at_S < 0, block.shape[-1], at_S)
-          written.append(block.at[slots, :, :, at_S].set(new_SKH, mode='drop'))
-        return tuple(written)
-
       def attend(q_S1QH: jax.Array, k_S1KH: jax.Array, v_S1KH: jax.Array) -> jax.Array:
-        keys = self._keys[index] = put(self._keys[index], k_S1KH[:, 0])
-        values = self._values[index] = put(self._values[index], v_S1KH[:, 0])
+        keys = self._keys[index] = _put(self._keys[index], k_S1KH[:, 0], length_S, axis=2)
+        values = self._values[index] = _put(self._values[index], v_S1KH[:, 0], length_S, axis=3)
         S, _, Q, H = q_S1QH.shape
         K = k_S1KH.shape[2]
         q_SKRH = (q_S1QH * H**-0.5).reshape(S, K, Q // K, H)
@@ -78,8 +68,9 @@ class Layers:
         R, C, Q, H = q_RCQH.shape
         K = k_RCKH.shape[2]
         where = slots_R, start_R, count_R
-        keys = self._keys[index] = _write(self._keys[index], k_RCKH, *where)
-        values = self._values[index] = _write(self._values[index], v_RCKH, *where)
+        new_RKCH, new_RKHC = k_RCKH.transpose(0, 2, 1, 3), v_RCKH.transpose(0, 2, 3, 1)
+        keys = self._keys[index] = _write(self._keys[index], new_RKCH, *where, axis=2)
+        values = self._values[index] = _write(self._values[index], new_RKHC, *where, axis=3)
         q_RCKGH = (q_RCQH * H**-0.5).reshape(R, C, K, Q // K, H)
         q_RKNH = q_RCKGH.transpose(0, 2, 3, 1, 4).reshape(R, K, Q // K * C, H)
 
@@ -99,11 +90,18 @@ class Layers:
     return layer
 
 
-def init(size: Size, slots: int, time: int, dtype: jnp.dtype, block: int) -> Cache:
-  """A cache of zeros for `slots` rows of at least `time` tokens, in blocks of `block`."""
-  shape = (slots, size.kv_heads, size.head_size, block)
-  make = lambda: tuple(jnp.zeros(shape, dtype) for _ in range(-(-time // block)))
-  return Cache(tuple(make() for _ in range(size.layers)), tuple(make() for _ in range(size.layers)))
+def init(
+  size: Size, rollout: config_lib.Rollout, replicas: int, time: int, dtype: jnp.dtype
+) -> Cache:
+  """A cache of zeros for `rollout.slots` rows a replica, of at least `time` tokens."""
+  block = rollout.block_tokens
+
+  def make(*shape: int) -> tuple[tuple[jax.Array, ...], ...]:
+    array = lambda: jnp.zeros((rollout.slots * replicas, size.kv_heads, *shape), dtype)
+    one = lambda: tuple(array() for _ in range(-(-time // block)))
+    return tuple(one() for _ in range(size.layers))
+
+  return Cache(make(block, size.head_size), make(size.head_size, block))
 
 
 def copy_rows(cache: Cache, sources_R: jax.Array, targets_R: jax.Array) -> Cache:
@@ -117,12 +115,6 @@ def copy_rows(cache: Cache, sources_R: jax.Array, targets_R: jax.Array) -> Cache
     return jax.tree.map(copy, arrays)
 
   return jax.lax.fori_loop(0, sources_R.shape[0], lane, cache)
-
-
-def _starts(blocks: tuple[jax.Array, ...]) -> range:
-  """Place of each block's first token."""
-  block = blocks[0].shape[-1]
-  return range(0, len(blocks) * block, block)
 
 
 def _attend(
@@ -139,8 +131,9 @@ def _attend(
   B rows of a block.
   """
   state = attention.nothing(q_BKNH)
-  for k, v, start in zip(keys, values, _starts(keys)):
-    seen = start + jnp.arange(k.shape[-1]) <= last
+  block = keys[0].shape[2]
+  for start, k, v in zip(range(0, len(keys) * block, block), keys, values):
+    seen = start + jnp.arange(block) <= last
 
     def read(
       state: attention.Sums, k: jax.Array = k, v: jax.Array = v, seen: jax.Array = seen
@@ -151,31 +144,49 @@ def _attend(
   return attention.settle(state, q_BKNH.dtype)
 
 
+def _put(
+  blocks: tuple[jax.Array, ...], new_SKH: jax.Array, at_S: jax.Array, axis: int
+) -> tuple[jax.Array, ...]:
+  """Writes a token per slot at its place along `axis`."""
+  slots, size = jnp.arange(new_SKH.shape[0]), blocks[0].shape[axis]
+  written = []
+  for number, block in enumerate(blocks):
+    inside_S = at_S - number * size
+    # Behind the last entry, where nothing is written; below 0 would count from the end.
+    inside_S = jnp.where(inside_S < 0, size, inside_S)
+    place = (slots, *[slice(None)] * (axis - 1), inside_S)
+    written.append(block.at[place].set(new_SKH, mode='drop'))
+  return tuple(written)
+
+
 def _write(
   blocks: tuple[jax.Array, ...],
-  new_RCKH: jax.Array,
+  new_R: jax.Array,
   slots_R: jax.Array,
   start_R: jax.Array,
   count_R: jax.Array,
+  axis: int,
 ) -> tuple[jax.Array, ...]:
-  """Puts each lane's first `count_R` tokens into its row, lane after lane, in place."""
-  C, (_, K, H, B) = new_RCKH.shape[1], blocks[0].shape
-  new_RKHC = new_RCKH.transpose(0, 2, 3, 1)
+  """Puts each lane's first `count_R` tokens into its row along `axis`, lane by lane, in place."""
+  C, B = new_R.shape[axis], blocks[0].shape[axis]
+  along = [1] * 4
+  along[axis] = C
 
   def lane(r: jax.Array, blocks: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    new_KHC = jax.lax.dynamic_index_in_dim(new_RKHC, r, keepdims=False)
+    new = jax.lax.dynamic_index_in_dim(new_R, r)
     written = []
-    for block, start in zip(blocks, _starts(blocks)):
-      offset = start_R[r] - start
+    for number, block in enumerate(blocks):
+      offset = start_R[r] - number * B
       first = jnp.clip(offset, 0, B - C)  # Of a window inside the block.
       token_C = first - offset + jnp.arange(C)
       valid_C = (token_C >= 0) & (token_C < count_R[r])
-      at = (slots_R[r], 0, 0, first)
-      old_1KHC = jax.lax.dynamic_slice(block, at, (1, K, H, C))
-      moved_KHC = jnp.take(new_KHC, token_C, axis=-1, mode='clip')
-      written.append(
-        jax.lax.dynamic_update_slice(block, jnp.where(valid_C, moved_KHC, old_1KHC), at)
-      )
+      at = [slots_R[r], 0, 0, 0]
+      at[axis] = first
+      shape = (1, *(C if i == axis else n for i, n in enumerate(block.shape) if i))
+      old = jax.lax.dynamic_slice(block, at, shape)
+      moved = jnp.take(new, token_C, axis=axis, mode='clip')
+      kept = jnp.where(valid_C.reshape(along), moved, old)
+      written.append(jax.lax.dynamic_update_slice(block, kept, at))
     return tuple(written)
 
-  return jax.lax.fori_loop(0, new_RCKH.shape[0], lane, blocks)
+  return jax.lax.fori_loop(0, new_R.shape[0], lane, blocks)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxsearch import config as config_lib
 from jaxsearch.models import attention
 from jaxsearch.models.decoder import Attend, Size
 
@@ -72,9 +73,11 @@ class Layers:
     return layer
 
 
-def init(size: Size, slots: int, time: int, dtype: jnp.dtype, block: int) -> Cache:
-  """A cache of zeros for `slots` rows of `time` tokens."""
-  del block  # Rows lie in one piece.
+def init(
+  size: Size, rollout: config_lib.Rollout, replicas: int, time: int, dtype: jnp.dtype
+) -> Cache:
+  """A cache of zeros for `rollout.slots` rows a replica, of `time` tokens."""
+  slots = rollout.slots * replicas
   keys = (slots, size.kv_heads, size.head_size, time)
   values = (slots, size.kv_heads, time, size.head_size)
   return Cache(
