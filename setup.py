@@ -29,6 +29,7 @@ setuptools.setup(
   ],
   extras_require={
     'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9'],
+    'peers': ['torch>=2.9'],
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda12]'],
   },

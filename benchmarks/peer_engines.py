@@ -42,7 +42,7 @@ class Ours:
       'extend_rows': 512 // chunk,
       'extend_tokens': chunk,
     }
-    for chunk in (32, 64)
+    for chunk in (64, 32)
   )
 
   def __init__(self, model: str, scripts: Sequence[Script], rows: int, option: dict):

@@ -30,6 +30,7 @@ _ROWS = flags.DEFINE_integer('rows', 8, 'Rows that an engine may hold at a time.
 _LATENCY = flags.DEFINE_float('latency_s', 0.2, 'Of a search.', 0.0)
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Runs of every engine; medians are shown.', 1)
 _MODEL = flags.DEFINE_string('model', '50m', 'Name in jaxsearch/models/sizes.py.')
+_SWEEP = flags.DEFINE_bool('sweep', True, 'Try all options of an engine, not only its first.')
 _JSON = flags.DEFINE_string('json', '', 'File to write the figures to.')
 _TUNIX = flags.DEFINE_string('tunix_python', sys.executable, 'Interpreter that has google-tunix.')
 _WORKER = flags.DEFINE_string('worker', '', 'Internal: the engine that this process is.')
@@ -43,7 +44,7 @@ class Worker:
   def __init__(self, name: str):
     python = _TUNIX.value if name == 'tunix' else sys.executable
     told = [f'--{f}={flags.FLAGS[f].value}' for f in ('trace', 'trajectories', 'rows', 'model')]
-    told += [f'--latency_s={_LATENCY.value}', f'--worker={name}']
+    told += [f'--latency_s={_LATENCY.value}', f'--worker={name}', f'--sweep={_SWEEP.value}']
     self.name = name
     self._process = subprocess.Popen(
       [python, __file__, *told],
@@ -108,14 +109,15 @@ def _work(name: str, scripts: list[traces.Script]) -> None:
   make = peer_engines.ENGINES[name]
   beginning = scripts[: _ROWS.value]
   best = None
-  for option in make.options:
+  for option in make.options if _SWEEP.value else make.options[:1]:
     engine = make(_MODEL.value, scripts, _ROWS.value, option)
     engine.replay(beginning)  # Compiles, and warms caches.
-    took = _seconds(engine, beginning)
+    took = _seconds(engine, beginning) if _SWEEP.value else 0.0
     if best is None or took < best[0]:
       best = took, option, engine
   _, option, engine = best
-  engine.replay(scripts)  # Shapes that the beginning did not have.
+  if len(scripts) > len(beginning):
+    engine.replay(scripts)  # Shapes that the beginning did not have.
   print('peer: ' + json.dumps(option), flush=True)
   for _ in sys.stdin:
     print('peer: ' + json.dumps(_seconds(engine, scripts)), flush=True)

@@ -88,6 +88,7 @@ class Rollout:
   cache: str = 'dense'  # File in rollout/caches/.
   block_tokens: int = 256  # Of a block of the cache, where it has blocks.
   deterministic: bool = True  # No bit depends on other rows; False: shapes that follow the load.
+  overlap: bool = False  # Decode the next chunk while the host reads the last; for accelerators.
   leaves: int = 1  # Rollouts of a question that begin as one; every search halves them.
   temperature: float = 1.0  # Of training rollouts; learner and reference use it too.
   attempts: int = 3  # Times a trajectory is started before its infrastructure failure stands.

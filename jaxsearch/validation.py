@@ -136,6 +136,11 @@ def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
       r.policy_tokens < r.context_tokens,
       f'below rollout.context_tokens = {r.context_tokens}',
     ),
+    (
+      'rollout.block_tokens',
+      r.block_tokens >= r.extend_tokens or r.cache == 'dense',
+      f'at least rollout.extend_tokens = {r.extend_tokens}, with a cache in blocks',
+    ),
     *(
       (
         f'{name}.answer_tokens',
@@ -193,6 +198,7 @@ def _choices(c: config_lib.Config) -> list[str]:
     'retrieval.mode': ['prompted', 'tuned'],
     'eval_retrieval.mode': ['prompted', 'tuned'],
     'questions.source': plugins.names('sources'),
+    'rollout.cache': plugins.names('rollout.caches'),
     'reward.name': plugins.names('rewards'),
     'algo.advantage': _functions('algo', 'advantages'),
     'algo.policy_loss': _functions('algo', 'losses'),

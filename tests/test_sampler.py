@@ -174,6 +174,13 @@ def _scores(engine, ids, temperature):
   return np.array(found)
 
 
+@pytest.mark.parametrize('options', [{'overlap': True}, {'overlap': True, 'decode_steps': 2}])
+def test_a_chunk_ahead_changes_no_bit(policy, tmp_path, done, tasks, pool, options):
+  """Rows stop, search and are followed by others while the next chunk is under way."""
+  ahead = policies.make_actor(policy, tmp_path, **options)
+  assert policies.bits(_roll(ahead, tasks, pool)) == policies.bits(done)
+
+
 def test_order_and_company_change_no_bit(actor, done, tasks, pool):
   """Promise 2: other slots, lanes and rows beside; forked from another row, or prefilled."""
   expected = policies.bits(done)

@@ -55,6 +55,8 @@ def test_what_works_passes_and_leaves_no_trace(working, tmp_path, verb):
     ('learner.buckets', (256, 512), 'at least rollout.context_tokens = 1024'),
     ('rollout.policy_tokens', 1024, 'below rollout.context_tokens = 1024'),
     ('rollout.temperature', 0.0, 'above 0'),
+    ('rollout.cache', 'blocks', "Did you mean 'blocked'?"),
+    ('rollout.block_tokens', 0, 'above 0'),
     ('rollout.max_searches', -1, '0 or more'),
     ('retrieval.top_k', 0, 'above 0'),
     ('algo.group_size', 1, 'at least 2'),
@@ -113,6 +115,13 @@ def test_all_problems_are_told_together(working):
 def test_questions_split_evenly_over_hosts(working):
   validation.validate(working, 'train', hosts=8)
   assert 'a multiple of the 3 hosts' in _problems(working, hosts=3)[0]
+
+
+def test_a_chunk_fits_into_a_block(working):
+  working.rollout.block_tokens = working.rollout.extend_tokens - 1
+  validation.validate(working, 'train')  # The dense cache has no blocks.
+  working.rollout.cache = 'blocked'
+  assert 'rollout.block_tokens' in _problems(working)[0]
 
 
 def test_a_verb_needs_only_its_own_files(working):

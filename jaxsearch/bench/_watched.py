@@ -25,7 +25,7 @@ class Watched:
   def __getattr__(self, name: str) -> Any:
     return getattr(self._engine, name)
 
-  def decode(self, stops: int) -> Decoded:
+  def decode(self, *, stops: int) -> Decoded:
     start = time.perf_counter()
     out = jax.block_until_ready(self._engine.decode(stops))
     self.decode_s += time.perf_counter() - start

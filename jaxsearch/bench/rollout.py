@@ -48,7 +48,7 @@ class Settings:
     repeats: how often every mode is run, interleaved.
     dtype: of weights and cache.
     tensor: devices that share the weights; on a CPU, one for a core or two is fastest.
-    rollout: the engine's knobs; context_tokens 0 is what the trace needs.
+    rollout: the engine's knobs; the cache takes at least what the trace needs.
   """
 
   model: str

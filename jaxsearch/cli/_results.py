@@ -59,10 +59,11 @@ def _bench_rollout(argv: list[str]) -> None:
   """Replay a workload of lengths and delays, with counterfactuals."""
   values = flags.FlagValues()
   define = functools.partial(flags.DEFINE_integer, lower_bound=1, flag_values=values)
-  knobs = config_lib.Rollout()
+  text, switch = (functools.partial(f, flag_values=values) for f in _KINDS)
   model = flags.DEFINE_string('model', '50m', 'Name in models/sizes.', values)
   trace = flags.DEFINE_string('trace', 'search_r1', 'A shape, or a file of a trace.', values)
-  modes = flags.DEFINE_list('modes', ['resume', 'reprefill', 'lockstep'], 'In turn.', values)
+  every = ['resume', 'reprefill', 'lockstep', 'lockstep+reprefill']
+  modes = flags.DEFINE_list('modes', every, 'In turn.', values)
   trajectories = define('trajectories', 40, 'Of the trace.')
   repeats = define('repeats', 5, 'Runs of every mode; medians are shown.')
   latency = flags.DEFINE_float('latency_s', 0.2, 'Of a search.', 0.0, flag_values=values)
@@ -71,16 +72,12 @@ def _bench_rollout(argv: list[str]) -> None:
   step = flags.DEFINE_integer(
     'step_context', 0, 'Also measure a step of decode with so many tokens a row.', 0, None, values
   )
-  slots = define('slots', 8, 'Rows in flight.')
   tensor = define('tensor', 1, 'Devices that share the weights; on a CPU, one a core is fastest.')
-  decode_steps = define('decode_steps', knobs.decode_steps, 'As rollout.decode_steps.')
-  extend_rows = define('extend_rows', knobs.extend_rows, 'As rollout.extend_rows.')
-  extend_tokens = define('extend_tokens', knobs.extend_tokens, 'As rollout.extend_tokens.')
-  block_tokens = define('block_tokens', knobs.block_tokens, 'As rollout.block_tokens.')
-  cache = flags.DEFINE_string('cache', knobs.cache, 'As rollout.cache.', values)
-  deterministic = flags.DEFINE_bool(
-    'deterministic', knobs.deterministic, 'As rollout.deterministic.', values
-  )
+  define_knob = {int: define, str: text, bool: switch}
+  knobs = {
+    name: define_knob[type(default)](name, default, f'As rollout.{name}.')
+    for name, default in _KNOBS.items()
+  }
   _flags.parse('bench rollout', values, argv)
   from jaxsearch.bench import rollout
 
@@ -97,16 +94,7 @@ def _bench_rollout(argv: list[str]) -> None:
     repeats=repeats.value,
     dtype=dtype.value,
     tensor=tensor.value,
-    rollout=config_lib.Rollout(
-      slots=slots.value,
-      context_tokens=0,
-      decode_steps=decode_steps.value,
-      extend_rows=extend_rows.value,
-      extend_tokens=extend_tokens.value,
-      cache=cache.value,
-      block_tokens=block_tokens.value,
-      deterministic=deterministic.value,
-    ),
+    rollout=config_lib.Rollout(**{name: knob.value for name, knob in knobs.items()}),
   )
   rollout.rollout(settings, modes.value, step.value, json_path.value)
 
@@ -143,4 +131,16 @@ def _bench_recipes(argv: list[str]) -> None:
   )
 
 
+_KINDS = flags.DEFINE_string, flags.DEFINE_bool
+# Fields of `config.Rollout` that are flags of `bench rollout`, where it begins with other values.
+_KNOBS = {
+  'slots': 8,
+  'decode_steps': 64,
+  'extend_rows': 8,
+  'extend_tokens': 64,
+  'block_tokens': 512,
+  'cache': 'blocked',
+  'deterministic': False,
+  'overlap': False,
+}
 _BENCHES = {'recipes': _bench_recipes, 'rollout': _bench_rollout}

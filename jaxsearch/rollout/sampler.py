@@ -49,6 +49,8 @@ class Sampler:
     # Rows that branched off and have no slot yet, the slot they branched from, what writes it.
     self._branches: list[tuple[Row, int, Any]] = []
     self._done: dict[str, Trajectory] = {}
+    # The chunk that the device is at work on, and the rows that it may sample for.
+    self._flight: tuple[Sequence[Row], Decoded] | None = None
     self._seconds: collections.Counter[str] = collections.Counter()
     self._rows_decoded = self._rows_offered = 0
 
@@ -71,6 +73,7 @@ class Sampler:
     while self._waiting or self._branches or self._rows:
       self.step()
     self._extender.forget()
+    self._flight = None
     done, self._done = self._done, {}
     return [done[task.name] for task in tasks]
 
@@ -90,12 +93,16 @@ class Sampler:
     """Decode, stops, admission, answers, extension; each part for all rows that need it."""
     running = [row for row in self._rows.values() if row.state is State.RUNNING]
     ready = [row for row in running if self._extender.is_ready(row)]
-    if ready:
+    with self._timed('decode'):
+      before, self._flight = self._flight, self._dispatch(ready)
+    if not self._rollout.overlap:
+      before, self._flight = self._flight, None
+    if before is not None:
+      rows, out = before
       with self._timed('decode'):
-        stops = max(1, len(ready) // _PATIENCE)
-        decoded = Decoded(*(np.asarray(array) for array in self._engine.decode(stops)))
+        decoded = Decoded(*(np.asarray(array) for array in out))
       with self._timed('host'):
-        self._collect(ready, decoded)
+        self._collect(rows, decoded)
     with self._timed('host'):
       self._admit()
     idle = all(row.state is State.SEARCHING for row in self._rows.values())
@@ -110,11 +117,18 @@ class Sampler:
     yield
     self._seconds[part] += time.monotonic() - start
 
+  def _dispatch(self, ready: Sequence[Row]) -> tuple[Sequence[Row], Decoded] | None:
+    if not ready:
+      return None
+    return ready, self._engine.decode(stops=max(1, len(ready) // _PATIENCE))
+
   def _collect(self, rows: Sequence[Row], decoded: Decoded) -> None:
     self._rows_decoded += int(decoded.count.sum())
     self._rows_offered += int(decoded.count.max()) * self._engine.slots
     for row in rows:
       count = decoded.count[row.slot]
+      if not count:  # It stopped in the chunk before this one, which was under way by then.
+        continue
       row.sampled(decoded.tokens[row.slot, :count], decoded.logprobs[row.slot, :count])
       if not decoded.active[row.slot]:
         self._pause(row, int(decoded.automaton[row.slot]))
