@@ -121,7 +121,7 @@ def _bench_recipes(argv: list[str]) -> None:
     _paths.require_writable(f'the folder of {thing}', os.path.dirname(os.path.abspath(path)))
   from jaxsearch.bench import recipes
 
-  recipes(
+  recipes.recipes(
     out.value,
     *written,
     size=size.value,
