@@ -174,6 +174,13 @@ def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
       c.algo.loss_tokens == 'policy' or not c.algo.whiten,
       'policy, with algo.whiten',
     ),
+    *_shapes(m, tensor),
+  ]
+
+
+def _shapes(m: config_lib.Model, tensor: int) -> list[tuple[str, bool, str]]:
+  """The same, of a new policy's size."""
+  return [
     ('model.head_size', m.head_size % 2 == 0, 'even, for rotary positions'),
     (
       'model.copying_heads',
