@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -116,8 +117,10 @@ def read(path: str) -> list[Script]:
   """The scripts of a file.
 
   Raises:
-    UserError: a line is not a script; names it.
+    UserError: there is no such file, or a line is not a script; names it.
   """
+  if not os.path.isfile(path):
+    raise UserError(f'--trace is {path!r}; allowed: an existing file, or {", ".join(SHAPES)}.')
   scripts = []
   with open(path, encoding='utf-8') as file:
     for number, line in enumerate(file, 1):
@@ -152,12 +155,17 @@ def open_trace(name: str, trajectories: int, latency_s: float) -> list[Script]:
 
 def _check(path: str, number: int, script: Script) -> None:
   lengths = [script.prompt, *(t.policy for t in script.turns)]
-  middle = [t.observation for t in script.turns[:-1]]
-  if not script.turns or min([*lengths, *middle]) < 1 or script.turns[-1].observation:
+  lengths += [t.observation for t in script.turns[:-1]]
+  whole = all(type(n) is int and n > 0 for n in lengths) and type(script.question) is int
+  if not script.turns or not whole or script.turns[-1].observation != 0:
     raise UserError(
       f"{path}, line {number}: prompt, every policy and every observation but the last turn's "
-      'must be at least 1 token, and the last turn has none.'
+      'must be whole numbers of at least 1 token, question a whole number, and the last turn has '
+      'no observation.'
     )
+  delays = [turn.latency_s for turn in script.turns]
+  if not all(isinstance(s, int | float) and 0 <= s < float('inf') for s in delays):
+    raise UserError(f'{path}, line {number}: latency_s is one of {delays}; allowed: 0 or more.')
 
 
 def longest(scripts: Sequence[Script]) -> int:
