@@ -86,7 +86,9 @@ class Rollout:
   extend_rows: int = 8  # Rows that one extend program appends to.
   extend_tokens: int = 64  # Tokens per row that one extend program appends.
   cache: str = 'dense'  # File in rollout/caches/.
-  block_tokens: int = 256  # Of a block of the cache, where it has blocks.
+  cache_dtype: str = ''  # Of keys and values: bfloat16, int8; empty: policy.dtype.
+  block_tokens: int = 256  # Of a block or page of the cache, where it has them.
+  pages: int = 0  # Of a paged cache, per replica; 0: enough for full rows in all slots.
   deterministic: bool = True  # No bit depends on other rows; False: shapes that follow the load.
   overlap: bool = False  # Decode the next chunk while the host reads the last; for accelerators.
   leaves: int = 1  # Rollouts of a question that begin as one; every search halves them.

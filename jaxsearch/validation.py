@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from jaxsearch import config as config_lib
 from jaxsearch import fields, files, plugins
+from jaxsearch.rewards._contract import FORCED_TOKENS
 from jaxsearch.types import UserError
 
 # Every number must be positive, except these.
@@ -32,6 +33,7 @@ _ZERO_OR_MORE = (
   'retrieval.retries',
   'rollout.max_searches',
   'rollout.observation_tokens',
+  'rollout.pages',
   'rollout.turn_tokens',
   'schedule.eval_questions',
   'schedule.generated_tokens',
@@ -141,6 +143,7 @@ def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
       r.block_tokens >= r.extend_tokens or r.cache == 'dense',
       f'at least rollout.extend_tokens = {r.extend_tokens}, with a cache in blocks',
     ),
+    *_pages(r),
     *(
       (
         f'{name}.answer_tokens',
@@ -178,6 +181,27 @@ def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
   ]
 
 
+def _pages(r: config_lib.Rollout) -> list[tuple[str, bool, str]]:
+  """The same, of a cache whose memory is bounded."""
+  # A full row, a chunk behind it, what a reward may force there, and a page that is nobody's.
+  room = r.context_tokens + r.extend_tokens + FORCED_TOKENS
+  least = 1 + -(-room // max(r.block_tokens, 1))
+  return [
+    ('rollout.pages', r.cache == 'paged' or not r.pages, "0, or rollout.cache='paged'"),
+    (
+      'rollout.pages',
+      not r.pages or r.pages >= least,
+      f'0, or at least {least}, so that a row of rollout.context_tokens fits',
+    ),
+    ('rollout.leaves', not r.pages or r.leaves == 1, '1, with rollout.pages'),
+    (
+      'rollout.cache_dtype',
+      not r.cache_dtype or r.cache != 'dense',
+      "empty, with rollout.cache='dense', which attention reads whole",
+    ),
+  ]
+
+
 def _shapes(m: config_lib.Model, tensor: int) -> list[tuple[str, bool, str]]:
   """The same, of a new policy's size."""
   return [
@@ -206,6 +230,7 @@ def _choices(c: config_lib.Config) -> list[str]:
     'eval_retrieval.mode': ['prompted', 'tuned'],
     'questions.source': plugins.names('sources'),
     'rollout.cache': plugins.names('rollout.caches'),
+    'rollout.cache_dtype': ['', 'bfloat16', 'int8'],
     'reward.name': plugins.names('rewards'),
     'algo.advantage': _functions('algo', 'advantages'),
     'algo.policy_loss': _functions('algo', 'losses'),

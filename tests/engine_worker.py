@@ -44,15 +44,7 @@ def collectives(hlo):
 
 def check_programs(engine):
   """Every program talks inside its replica only, and decode does talk there."""
-  lanes = engine._pack([], engine.lanes)
-  once = {'table': engine._table, 'stops': np.int32(1)}
-  state = (engine._params, engine._cache, engine._rows)
-  programs = {
-    'decode': engine._decode.lower(*state, once),
-    'extend': engine._extend.lower(*state, lanes),
-    'fork': engine._fork.lower(*state, lanes),
-  }
-  for name, program in programs.items():
+  for name, program in engine.lowered().items():
     groups = list(collectives(program.compile().as_text()))
     assert groups or name == 'fork', f'{name}: nothing is split over tensor'
     for group in groups:

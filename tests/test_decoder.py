@@ -11,6 +11,7 @@ import pytest
 
 from jaxsearch import config
 from jaxsearch.models import attention, decoder
+from jaxsearch.rollout import programs
 from jaxsearch.rollout.caches import dense as cache_lib
 
 # Sums in another order; hidden states are of size 1.
@@ -56,7 +57,7 @@ def _decode(params, size, cache, length, tokens):
     size,
     tokens[:, None],
     length[:, None],
-    attend=layers.decode(length, length >= 0),
+    attend=layers.decode(jnp.arange(len(tokens)), length, length >= 0),
     dtype=jnp.float32,
   )
   return layers.cache, x
@@ -138,7 +139,7 @@ def test_a_fork_copies_every_layer(family):
   size, _ = family
   number = lambda a: jnp.arange(a.size, dtype=jnp.float32).reshape(a.shape)
   cache = jax.tree.map(number, cache_lib.init(size, config.Rollout(slots=5), 1, 8, jnp.float32))
-  copied = jax.jit(cache_lib.copy_rows)(cache, np.array([2, 0, 2]), np.array([4, 0, 1]))
+  copied = jax.jit(programs.copy_entries)(cache, np.array([2, 0, 2]), np.array([4, 0, 1]))
   for old, new in zip(jax.tree.leaves(cache), jax.tree.leaves(copied)):
     np.testing.assert_array_equal(new, old[np.array([0, 2, 2, 3, 2])])
 

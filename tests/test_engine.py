@@ -13,8 +13,8 @@ import policies
 import pytest
 
 from jaxsearch.models import decoder
-from jaxsearch.rollout.caches import dense as cache_lib
-from jaxsearch.rollout.engine import Engine, Lane
+from jaxsearch.rollout.engine import Engine
+from jaxsearch.rollout.lanes import Lane
 from jaxsearch.text import stops
 from jaxsearch.types import UserError
 
@@ -29,7 +29,11 @@ def policy(tmp_path_factory):
   return policies.make_tokenizer(tmp_path_factory.mktemp('plain')), size, params
 
 
-CACHES = {'dense': {}, 'blocked': {'cache': 'blocked', 'block_tokens': 16}}
+CACHES = {
+  'dense': {},
+  'blocked': {'cache': 'blocked', 'block_tokens': 16},
+  'paged': {'cache': 'paged', 'block_tokens': 16},
+}
 
 
 @pytest.fixture(scope='module', params=CACHES)
@@ -64,7 +68,7 @@ def _run(engine, slots, chunks=4):
   """Slot -> (ids, log-probs) sampled in some decode calls."""
   found = {slot: ([], []) for slot in slots}
   for _ in range(chunks):
-    out = [np.asarray(a) for a in engine.decode()]
+    out = engine.read(engine.decode())
     for slot in slots:
       for kept, array in zip(found[slot], out):
         kept.extend(array[slot, : out[2][slot]])
@@ -189,7 +193,7 @@ def test_a_chunk_of_decode_ends_when_enough_rows_have_stopped(engine, alone):
   for slot, left in ((1, 2), (2, 4)):
     _feed(engine, slot, _ids(slot, 9), seed=slot, left=left)
   _feed(engine, 5, prompt, seed=0)
-  found = [[np.asarray(a) for a in engine.decode(stops)] for stops in (1, 1, 2)]
+  found = [engine.read(engine.decode(stops=stops)) for stops in (1, 1, 2)]
   assert [int(out[2][5]) for out in found] == [2, 2, 7]
   rest = _run(engine, [5])[5]
   rows = [(out[0][5, : out[2][5]], out[1][5, : out[2][5]]) for out in found]
@@ -201,7 +205,7 @@ def test_a_fork_equals_a_prefill_of_its_own(engine, alone):
   prompt, expected = alone
   _park(engine)
   _feed(engine, 6, prompt, seed=77)
-  engine.decode()
+  engine.read(engine.decode())
   nothing = (prompt[:0], int(prompt[-1]), 20, _key(0), 1.0)
   engine.fork([Lane(slot, len(prompt) - 1, *nothing, source=6) for slot in (1, 4)])
   rows = _run(engine, [1, 4, 6])
@@ -215,7 +219,7 @@ def test_a_parked_row_goes_on_as_if_nothing_had_happened(engine, alone):
   _feed(engine, 4, prompt, seed=0, left=6)
   first = _run(engine, [4])[4]
   _feed(engine, 1, _ids(1, 20), seed=1)
-  engine.decode()
+  engine.read(engine.decode())
   engine.extend([Lane(4, len(prompt) + 5, ids[:0], int(ids[5]), 14, _key(0), 1.0)])
   rest = _run(engine, [4])[4]
   assert len(first[0]) == 6
@@ -225,7 +229,7 @@ def test_a_parked_row_goes_on_as_if_nothing_had_happened(engine, alone):
 def test_a_rewound_row_forgets(engine, alone):
   prompt, expected = alone
   _feed(engine, 2, np.concatenate([prompt, _ids(5, 20)]), seed=3)
-  engine.decode()
+  engine.read(engine.decode())
   engine.extend([Lane(2, len(prompt) - 1, prompt[:0], int(prompt[-1]), 20, _key(0), 1.0)])
   assert _bits(_run(engine, [2])[2]) == _bits(expected)
 
@@ -240,13 +244,13 @@ def test_left_is_what_is_sampled(engine):
   """Over several calls; and an engine without work hands back nothing and moves no row."""
   _park(engine)
   _feed(engine, 3, _ids(3, 9), seed=12, left=10)
-  counts = [int(np.asarray(engine.decode().count)[3]) for _ in range(3)]
+  counts = [int(engine.read(engine.decode()).count[3]) for _ in range(3)]
   assert counts == [7, 3, 0]
   assert np.asarray(engine._rows.length)[[2, 3]].tolist() == [31, 18]  # Slot 2 was parked.
   before = jax.tree.map(np.asarray, engine._rows)
-  out = engine.decode()
+  out = engine.read(engine.decode())
   jax.tree.map(np.testing.assert_array_equal, engine._rows, before)
-  assert not np.asarray(out.count).any() and not np.asarray(out.active).any()
+  assert not out.count.any() and not out.active.any()
 
 
 def test_ids_without_a_token_stand_for_nothing(policy):
@@ -275,40 +279,29 @@ def test_a_tokenizer_larger_than_the_policy_is_refused(policy, engine, tmp_path)
 # --- Memory ---------------------------------------------------------------------------------------
 
 
-def _compiled(engine, size, slots, time):
-  """Every program for a large cache, of which nothing is allocated."""
-  abstract = lambda tree: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
-  params = jax.eval_shape(lambda: decoder.unstack(decoder.init(jax.random.key(0), size), size))
-  cache = jax.eval_shape(
-    lambda: cache_lib.init(size, policies.config.Rollout(slots=slots), 1, time, jnp.float32)
-  )
-  rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((slots, *a.shape[1:]), a.dtype), engine._rows)
-  once = abstract({'table': engine._table, 'stops': np.int32(1)})
-  lanes = abstract(engine._pack([], engine.lanes))
-  programs = {
-    'decode': engine._decode.lower(params, cache, rows, once),
-    'extend': engine._extend.lower(params, cache, rows, lanes),
-    'fork': engine._fork.lower(params, cache, rows, lanes),
-  }
-  bytes_ = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(cache))
-  return {name: p.compile().memory_analysis() for name, p in programs.items()}, bytes_
-
-
-def test_the_cache_is_written_in_place(policy, engine):
+@pytest.mark.parametrize('cache', CACHES)
+def test_the_cache_is_written_in_place(policy, engine, cache):
   """Temporaries of decode: 2 % of the cache and a few buffers of logits; no program copies it."""
   tokenizer, size, _ = policy
   size = dataclasses.replace(size, layers=8, head_size=64, vocab=4000)
-  table = stops.compile(('</search>',), tokenizer)
-  options = policies.config.Rollout(**{**policies.ROLLOUT, 'slots': 1})
+  table, slots = stops.compile(('</search>',), tokenizer), 16
+  shape = {'slots': slots, 'context_tokens': 2040, **CACHES[cache]}
+  options = policies.config.Rollout(**{**policies.ROLLOUT, **shape, 'block_tokens': 256})
   large = Engine(size, table, options, mesh=engine._mesh)
-  slots, time = 16, 2048
-  memory, cache = _compiled(large, size, slots, time)
-  logits = slots * size.vocab * 4
-  found = {name: (m.temp_size_in_bytes, m.alias_size_in_bytes) for name, m in memory.items()}
-  assert all(alias >= cache for _, alias in found.values()), (found, cache)
-  assert found['decode'][0] < 0.02 * cache + 6 * logits, (found, cache)
-  assert found['extend'][0] < 0.25 * cache, (found, cache)  # 2 lanes of 16 slots are read.
-  assert found['fork'][0] < 1.02 * cache / slots, (found, cache)  # A row at a time.
+  large.load(decoder.unstack(decoder.init(jax.random.key(0), size), size))
+  kept = sum(a.nbytes for a in jax.tree.leaves(large._cache))
+  found = {
+    name: program.compile().memory_analysis()
+    for name, program in large.lowered().items()
+    if name != 'score'
+  }
+  temporary = {name: memory.temp_size_in_bytes for name, memory in found.items()}
+  assert all(memory.alias_size_in_bytes >= kept for memory in found.values()), (found, kept)
+  page = 256 * slots * 2 * 64 * 4 * 2  # One of every row, keys and values of a layer.
+  read = 3 * page if cache == 'paged' else 0
+  assert temporary['decode'] < 0.02 * kept + 6 * slots * size.vocab * 4 + read, (temporary, kept)
+  assert temporary['extend'] < 0.25 * kept, (temporary, kept)  # 2 lanes of 16 slots are read.
+  assert temporary['fork'] < 1.02 * kept / slots, (temporary, kept)  # A row at a time.
 
 
 # --- Several devices ------------------------------------------------------------------------------

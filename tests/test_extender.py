@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from jaxsearch import config
 from jaxsearch.rollout.extender import Extender
+from jaxsearch.rollout.memory import Memory
 from jaxsearch.rollout.row import Row
 from jaxsearch.types import Question, Task
 
@@ -13,9 +15,10 @@ KEY = np.zeros(2, np.uint32)
 class Paper:
   """Writes ids where the engine writes keys and values; lanes of a program go one by one."""
 
-  replicas, slots, lanes, chunk = 1, 4, 2, 3
+  replicas, slots, lanes, chunk, forces = 1, 4, 2, 3, 0
 
   def __init__(self):
+    self.memory = Memory(config.Rollout(slots=self.slots), 1, 32, paged=False)
     self.cache = [np.full(32, -1) for _ in range(self.slots)]
 
   def replica(self, slot):
@@ -30,6 +33,10 @@ class Paper:
     assert len(lanes) <= self.lanes
     for lane in lanes:
       self.cache[lane.slot] = self.cache[lane.source].copy()
+
+
+def _nobody_goes(row, start, stop):
+  raise AssertionError('without pages there is always room')
 
 
 def _row(slot, prompt, sample=0):
@@ -63,7 +70,7 @@ def test_a_group_shares_one_prompt(engine, extender):
   rows = [_row(slot, [1, 2, 3, 4, 5, 6]) for slot in range(4)]
   _begin(extender, *rows)
   assert not any(map(extender.is_ready, rows))
-  extender.flush(running=0)
+  extender.flush(0, _nobody_goes)
   assert all(_holds(engine, extender, row) for row in rows)
 
 
@@ -71,43 +78,43 @@ def test_one_row_takes_all_lanes_of_a_program(engine, extender):
   """Ten ids in chunks of three are four lanes, two programs of two, whoever else waits."""
   first, second = _row(0, range(11)), _row(1, [7, 8, 9])
   _begin(extender, first, second)
-  extender._extend_once()
+  extender._extend_once(_nobody_goes)
   assert list(engine.cache[0][:7]) == [0, 1, 2, 3, 4, 5, -1]
-  extender._extend_once()
+  extender._extend_once(_nobody_goes)
   assert _holds(engine, extender, first) and not extender.is_ready(second)
 
 
 def test_a_source_is_read_before_its_slot_gets_another_row(engine, extender):
   first = [_row(slot, [1, 2, 3, 4, 5]) for slot in range(3)] + [_row(3, [7, 7, 8, 8])]
   _begin(extender, *first)
-  extender.flush(running=0)
+  extender.flush(0, _nobody_goes)
   # All rows are done. Slot 1 forks from slot 0, whose next row has another prompt; slot 0 forks
   # from slot 3, which is overwritten too.
   second = [_row(1, [1, 2, 3, 4, 5]), _row(0, [7, 7, 8, 8]), _row(3, [9, 9, 9])]
   _begin(extender, *second)
-  extender.flush(running=0)
+  extender.flush(0, _nobody_goes)
   assert all(_holds(engine, extender, row) for row in second)
 
 
 def test_a_source_that_is_being_extended_is_copied_all_the_same(engine, extender):
   searching = _row(0, [1, 2, 3, 4])
   _begin(extender, searching)
-  extender.flush(running=0)
+  extender.flush(0, _nobody_goes)
   extender.extend(searching, 3, np.array([4, 6, 6, 6, 6, 6, 6, 6]), 5, KEY, 1.0)
   late = _row(2, [1, 2, 3, 4])
   _begin(extender, late)
-  extender.flush(running=4)  # The extension waits for company, the copy does not.
+  extender.flush(4, _nobody_goes)  # The extension waits for company, the copy does not.
   assert _holds(engine, extender, late) and not extender.is_ready(searching)
-  extender.flush(running=0)
+  extender.flush(0, _nobody_goes)
   assert list(engine.cache[0][:11]) == [1, 2, 3, 4, 6, 6, 6, 6, 6, 6, 6]
 
 
 def test_nothing_is_shared_after_the_weights_change(engine, extender):
   _begin(extender, _row(0, [1, 2, 3]))
-  extender.flush(running=0)
+  extender.flush(0, _nobody_goes)
   extender.forget()
   engine.cache[0][:] = -1
   late = _row(1, [1, 2, 3])
   _begin(extender, late)
-  extender.flush(running=0)
+  extender.flush(0, _nobody_goes)
   assert _holds(engine, extender, late)

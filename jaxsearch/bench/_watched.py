@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from jaxsearch.bench import floors
-from jaxsearch.rollout.engine import Engine, Lane
+from jaxsearch.rollout.engine import Chunk, Engine
+from jaxsearch.rollout.lanes import Lane
 from jaxsearch.rollout.programs import Decoded
 
 
@@ -25,16 +26,21 @@ class Watched:
   def __getattr__(self, name: str) -> Any:
     return getattr(self._engine, name)
 
-  def decode(self, *, stops: int) -> Decoded:
+  def decode(self, *, steps: int, stops: int) -> Chunk:
     start = time.perf_counter()
-    out = jax.block_until_ready(self._engine.decode(stops))
+    chunk = self._engine.decode(steps=steps, stops=stops)
+    jax.block_until_ready(chunk.out)
     self.decode_s += time.perf_counter() - start
-    counts, lengths = np.asarray(out.count), self._engine.lengths()
-    for step in range(counts.max(initial=0)):
-      active = counts > step
-      self.floor_s += self._work.step(self._machine, (lengths - counts + step + 1)[active])
-    self.steps += int(counts.max(initial=0))
-    return out
+    return chunk
+
+  def read(self, chunk: Chunk) -> Decoded:
+    lengths = self._engine.memory.length
+    decoded = self._engine.read(chunk)
+    for step in range(decoded.count.max(initial=0)):
+      active = decoded.count > step
+      self.floor_s += self._work.step(self._machine, (lengths + step + 1)[active])
+    self.steps += int(decoded.count.max(initial=0))
+    return decoded
 
   def extend(self, lanes: Sequence[Lane]) -> None:
     self._time(self._engine.extend, lanes)

@@ -70,7 +70,7 @@ class Replay:
     return self._ids(self._script(task).prompt, task.position)
 
   def budget(self, row: Row) -> int:
-    return self._turn(row).policy
+    return self._turn(row).policy - len(row.open_ids)
 
   def key(self, row: Row) -> np.ndarray:
     return row.key(seed=0)

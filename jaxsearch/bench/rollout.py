@@ -19,8 +19,9 @@ from jaxsearch import sharding
 from jaxsearch.bench import _table, floors, replay, traces
 from jaxsearch.bench._watched import Watched
 from jaxsearch.models import decoder, sizes
-from jaxsearch.rollout.engine import Engine, Lane
+from jaxsearch.rollout.engine import Engine
 from jaxsearch.rollout.extender import Extender
+from jaxsearch.rollout.lanes import Lane
 from jaxsearch.rollout.sampler import Sampler
 from jaxsearch.rollout.sync import WeightSync, sampling_mesh
 from jaxsearch.types import Kind, UserError
@@ -120,9 +121,9 @@ class Bench:
       self.engine.extend(lanes[first : first + self.engine.lanes])
     seconds = []
     for _ in range(_STEP_RUNS):
-      before = self.engine.lengths()
+      before = self.engine.memory.length
       start = time.perf_counter()
-      jax.block_until_ready(self.engine.decode())
+      self.engine.read(self.engine.decode())
       seconds.append((time.perf_counter() - start) / steps)
     floor = self.work.step(machine, before)
     return {'context': context, 'seconds': statistics.median(seconds[1:]), 'floor': floor}

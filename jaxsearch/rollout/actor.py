@@ -16,7 +16,7 @@ from jaxsearch import config as config_lib
 from jaxsearch import plugins, trajectories
 from jaxsearch.models import decoder
 from jaxsearch.retrieval.pool import Pool
-from jaxsearch.rewards._contract import Rows, ScoreRequest
+from jaxsearch.rewards._contract import FORCED_TOKENS, Rows, ScoreRequest
 from jaxsearch.rollout.dialogue import Dialogue
 from jaxsearch.rollout.engine import Engine
 from jaxsearch.rollout.extender import Extender
@@ -26,9 +26,6 @@ from jaxsearch.rollout.sync import WeightSync, sampling_mesh
 from jaxsearch.text import stops as stops_lib
 from jaxsearch.text.tokenizer import Tokenizer
 from jaxsearch.types import Task, Trajectory, UserError
-
-# Tokens that a reward may force behind a full context.
-_FORCED = 256
 
 
 class Actor:
@@ -50,7 +47,7 @@ class Actor:
     stops = stops_lib.compile(self.protocol.stops, tokenizer)
     self._sync = WeightSync(size, training_mesh, mesh, dtype)
     self._reward = plugins.load('rewards', config.reward.name).reward
-    spare = _FORCED if inspect.isgeneratorfunction(self._reward) else 0
+    spare = FORCED_TOKENS if inspect.isgeneratorfunction(self._reward) else 0
     self._engine = Engine(size, stops, config.rollout, mesh=mesh, dtype=dtype, spare=spare)
     self._scorer = Scorer(self._engine, tokenizer)
     dialogue = Dialogue(self.protocol, tokenizer, stops, config.rollout, seed=config.seed)

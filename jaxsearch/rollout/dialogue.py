@@ -49,7 +49,8 @@ class Dialogue:
   def budget(self, row: Row) -> int:
     """Tokens that the row may sample before its next pause; 0: its context is full."""
     left = self._left(row)
-    return min(left, self._rollout.turn_tokens or left)
+    turn = self._rollout.turn_tokens
+    return min(left, turn - len(row.open_ids)) if turn else left
 
   def key(self, row: Row) -> np.ndarray:
     """uint32 [2]: what the row's tokens are drawn with."""

@@ -7,9 +7,9 @@ decode program, and prompt, observation and resumption are one and the same oper
 
 With `rollout.deterministic` the shapes that a row meets never depend on the company it keeps:
 decode always runs over all slots, extend always over [R, C] lanes. A trajectory's bits therefore do
-not depend on slot, lane, other rows or time. Without it extend takes the smallest of a few numbers
-of lanes, and matrices lie as the device multiplies few rows fastest; bits then differ, results do
-not (`actor/logprob_gap`). All shapes are compiled at warm-up.
+not depend on slot, lane, other rows or time. Without it both take the smallest of a few numbers of
+lanes that holds the work, and matrices lie as the device multiplies few rows fastest; bits then
+differ, results do not (`mismatch/logp_absdiff_mean`). All shapes are compiled at warm-up.
 
 Rows are split over the mesh axis `replica`; slot numbers inside a program are local to a replica
 and no collective crosses replicas. Weights are split over `tensor` inside a replica.
@@ -18,10 +18,9 @@ and no collective crosses replicas. Weights are split over `tensor` inside a rep
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,35 +30,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxsearch import config as config_lib
 from jaxsearch import plugins
 from jaxsearch.models import decoder
+from jaxsearch.rollout.lanes import Lane, Packer
+from jaxsearch.rollout.memory import Memory
 from jaxsearch.rollout.programs import Decoded, Programs, no_rows
 from jaxsearch.text import stops as stops_lib
 
 
-@dataclasses.dataclass(frozen=True)
-class Lane:
-  """What the host wants done to one slot.
+class Chunk(NamedTuple):
+  """A chunk of decode that the device is at work on; `Engine.read` waits for it.
 
   Attributes:
-    slot: global slot number.
-    start: cached tokens to keep; what lies beyond is forgotten (a smaller one rewinds the row).
-    tokens: ids to write from `start` on: the pending token first; at most C.
-    pending: the id that follows them, fed by the next decode step or extension.
-    left: tokens that the row may sample once active; 0 leaves it parked.
-    key: uint32 [2].
-    temperature: 0 for greedy.
-    source: slot whose first `start` cached tokens are copied (fork); None for an extension.
-
-  Several lanes of one program may extend one slot, in order; the last one's state is the row's.
+    slots: global slots that it may sample for.
+    rows: their rows in the arrays of `out`.
+    out: arrays on the device.
   """
 
-  slot: int
-  start: int
-  tokens: np.ndarray
-  pending: int
-  left: int
-  key: np.ndarray
-  temperature: float
-  source: int | None = None
+  slots: np.ndarray
+  rows: list[int]
+  out: Decoded
 
 
 class Engine:
@@ -87,22 +75,32 @@ class Engine:
     self.chunk = rollout.extend_tokens
     self.room = rollout.context_tokens + spare
     self.lanes = rollout.extend_rows
+    self.steps = rollout.decode_steps
     self._local_slots = rollout.slots
     self._mesh = mesh
     self._split = NamedSharding(mesh, PartitionSpec('replica'))
     # Room for a whole chunk behind the last token, so that no window is ever clamped.
     time = self.room + rollout.extend_tokens
-    self._turned = not rollout.deterministic and mesh.devices.flat[0].platform == 'cpu'
-    self._lane_counts = _lane_counts(rollout)
     caches = plugins.load('rollout.caches', rollout.cache)
+    self.memory = Memory(rollout, self.replicas, time, paged=caches.PAGED)
+    # Rows that lose their pages are replayed token by token, to the bit.
+    self.forces = forces = self.room + 1 if rollout.pages and rollout.deterministic else 0
+    self._packer = Packer(
+      self.memory, slots=rollout.slots, replicas=self.replicas, chunk=self.chunk, forces=forces
+    )
+    fixed = rollout.deterministic
+    self._extend_lanes = _lane_counts(rollout.extend_rows, fixed=fixed)
+    self._decode_lanes = _lane_counts(rollout.slots, fixed=fixed or not caches.PAGED)
+    self._turned = not rollout.deterministic and mesh.devices.flat[0].platform == 'cpu'
     programs = Programs(
       size, caches, stops.first_accept, rollout.decode_steps, dtype, turned=self._turned
     )
     self._table = stops_lib.widen(stops, size.vocab).table
     self._table = jax.device_put(self._table, NamedSharding(mesh, PartitionSpec()))
-    init = functools.partial(caches.init, size, rollout, self.replicas, time, dtype)
-    self._cache = self._allocate(init, size)
-    self._rows = jax.device_put(no_rows(self.slots), self._split)
+    kept = jnp.dtype(rollout.cache_dtype or dtype)
+    init = functools.partial(caches.init, size, rollout, self.replicas, time, kept)
+    self._cache = self._allocate(init, size, caches.HEADS)
+    self._rows = jax.device_put(no_rows(self.slots, forces), self._split)
     self._params = self._decode_params = None
     self._turn = jax.jit(decoder.turn)
     self._decode = self._program(programs.decode, outputs=3)
@@ -110,30 +108,53 @@ class Engine:
     self._score = self._program(programs.score, outputs=3)
     self._fork = self._program(programs.fork, outputs=2)
 
+  @property
+  def roomy_slots(self) -> list[int]:
+    """Slots that may all hold full rows at the same time."""
+    return [s for s in range(self.slots) if s % self._local_slots < self.memory.roomy]
+
   def load(self, params: decoder.Params) -> None:
     """Takes sampling weights (see `rollout.sync`) for everything dispatched from now on."""
     self._params = params
     self._decode_params = self._turn(params) if self._turned else params
 
-  def decode(self, stops: int = 2**30) -> Decoded:
-    """Dispatches up to K steps over all active rows; the arrays are still being computed.
+  def decode(self, *, steps: int | None = None, stops: int | None = None) -> Chunk:
+    """Dispatches up to `steps` steps, at most K, over all active rows.
 
-    The program of a replica ends early once `stops` of its rows have stopped.
+    The program of a replica ends early once `stops` of its rows have stopped. There must be pages
+    (`memory.lacks`).
     """
-    once = {'table': self._table, 'stops': np.int32(stops)}
+    steps = min(steps or self.steps, self.steps)
+    slots = self.memory.active
+    self._copy(self.memory.decode(slots))
+    used = collections.Counter(self.replica(slot) for slot in slots)
+    count = _smallest(self._decode_lanes, used)
+    once = self._told(slots, count, steps, self.slots if stops is None else stops)
     self._cache, self._rows, out = self._decode(self._decode_params, self._cache, self._rows, once)
     for array in out:
       array.copy_to_host_async()
-    return out
+    everyone = count == self._local_slots
+    return Chunk(slots, list(slots) if everyone else self._packer.rows(slots, count), out)
+
+  def read(self, chunk: Chunk) -> Decoded:
+    """Waits for a chunk; arrays over all slots, 0 for those that were not in it."""
+    read = []
+    for array in chunk.out:
+      lanes = np.asarray(array)
+      read.append(np.zeros((self.slots, *lanes.shape[1:]), lanes.dtype))
+      read[-1][chunk.slots] = lanes[chunk.rows]
+    decoded = Decoded(*read)
+    self.memory.read(chunk.slots, decoded.count[chunk.slots], decoded.active[chunk.slots])
+    return decoded
 
   def extend(self, lanes: Sequence[Lane]) -> None:
-    """Writes each lane's tokens into its slot; at most R lanes per replica."""
+    """Writes each lane's tokens into its slot; at most R lanes per replica.
+
+    There must be pages (`memory.fits`).
+    """
     used = collections.Counter(self.replica(lane.slot) for lane in lanes)
-    most = max(used.values(), default=0)
-    count = next(count for count in self._lane_counts if count >= most)
-    self._cache, self._rows = self._extend(
-      self._params, self._cache, self._rows, self._pack(lanes, count)
-    )
+    packed = self._written(lanes, _smallest(self._extend_lanes, used))
+    self._cache, self._rows = self._extend(self._params, self._cache, self._rows, packed)
 
   def score(self, lanes: Sequence[Lane]) -> np.ndarray:
     """Like `extend`, and returns the log-probability of what followed each written token.
@@ -142,17 +163,26 @@ class Engine:
       float32 [lanes, C]: entry t of a lane is the log-probability of `tokens[t + 1]`, or of
       `pending` at the last one (teacher forcing, at the lane's temperature).
     """
+    packed = self._written(lanes, self.lanes)
     self._cache, self._rows, logprobs = self._score(
-      self._params, self._cache, self._rows, self._pack(lanes, self.lanes)
+      self._params, self._cache, self._rows, packed
     )
-    logprobs = np.asarray(logprobs)
-    return logprobs[self._places(lanes, self.lanes)]
+    return np.asarray(logprobs)[self._packer.rows([lane.slot for lane in lanes], self.lanes)]
 
   def fork(self, lanes: Sequence[Lane]) -> None:
     """Copies each lane's source row into its slot; source and slot share a replica."""
-    self._cache, self._rows = self._fork(
-      self._params, self._cache, self._rows, self._pack(lanes, self.lanes)
-    )
+    assert all(self.replica(lane.source) == self.replica(lane.slot) for lane in lanes)
+    copies = [self.memory.share(l.source, l.slot, l.start, l.left) for l in lanes]
+    self._set(self._packer.pack(lanes, self.lanes, copies))
+
+  def release(self, slots: Sequence[int]) -> None:
+    """Nothing is sampled for these slots any more, and what they hold is given up."""
+    for slot in slots:
+      self.memory.release(slot)
+    nobody = (_NO_IDS, 0, 0, np.zeros(2, np.uint32), 0.0)
+    for first in range(0, len(slots), self.lanes):
+      some = [Lane(slot, 0, *nobody) for slot in slots[first : first + self.lanes]]
+      self._set(self._packer.pack(some, self.lanes))
 
   def lengths(self) -> np.ndarray:
     """int32 [slots]: tokens in each slot's cache, once everything dispatched is done."""
@@ -163,76 +193,98 @@ class Engine:
 
   def warmup(self, *, scores: bool = False) -> None:
     """Compiles every program, `score` on demand, with lanes that do nothing; `load` comes first."""
-    for count in self._lane_counts:
-      idle = self._pack([], count)
+    for count in self._extend_lanes:
+      idle = self._put(self._packer.pack([], count))
       self._cache, self._rows = self._extend(self._params, self._cache, self._rows, idle)
     self.fork([])
     if scores:
       self.score([])
-    jax.block_until_ready(self.decode())
+    for count in self._decode_lanes:
+      once = self._told([], count, 1, 1)
+      state = self._decode_params, self._cache, self._rows
+      self._cache, self._rows, out = self._decode(*state, once)
+    jax.block_until_ready(out)
+
+  def lowered(self) -> dict[str, jax.stages.Lowered]:
+    """Every program with the most lanes, to be compiled and looked at; it runs nothing."""
+    state = self._params, self._cache, self._rows
+    lanes = self._put(self._packer.pack([], self.lanes))
+    once = self._told([], self._decode_lanes[-1], 1, 1)
+    return {
+      'decode': self._decode.lower(self._decode_params, *state[1:], once),
+      'extend': self._extend.lower(*state, lanes),
+      'score': self._score.lower(*state, lanes),
+      'fork': self._fork.lower(*state, lanes),
+    }
+
+  def _told(self, slots: Sequence[int], count: int, steps: int, stops: int) -> dict[str, Any]:
+    """What decode is told beside weights, cache and rows; `count` lanes a replica."""
+    if count == self._local_slots:
+      slots, rows = range(self.slots), list(range(self.slots))
+    else:
+      rows = self._packer.rows(slots, count)
+    local = np.full(count * self.replicas, self._local_slots, np.int32)
+    local[rows] = np.asarray(slots, np.int32) % self._local_slots
+    where = self.memory.nowhere(len(local))
+    where[rows] = self.memory.places(slots)
+    split = self._put({'slots': local, 'where': where})
+    limits = {'steps': np.int32(steps), 'stops': np.int32(stops)}
+    return {'table': self._table, **limits, **split}
+
+  def _written(self, lanes: Sequence[Lane], count: int) -> dict[str, jax.Array]:
+    """The packed lanes, whose slots have pages of their own for what is written."""
+    by_slot: dict[int, list[Lane]] = {}
+    for lane in lanes:
+      by_slot.setdefault(lane.slot, []).append(lane)
+    copies = []
+    for slot, (first, *_, last) in ((s, [some[0], *some]) for s, some in by_slot.items()):
+      made = self.memory.write(slot, first.start, last.stop, last.left)
+      copies += [(slot, *copy) for copy in made]
+    self._copy(copies)
+    return self._put(self._packer.pack(lanes, count))
+
+  def _copy(self, copies: Sequence[tuple[int, int, int]]) -> None:
+    for first in range(0, len(copies), self.lanes):
+      self._set(self._packer.copying(copies[first : first + self.lanes], self.lanes))
+
+  def _set(self, packed: dict[str, np.ndarray]) -> None:
+    packed = self._put(packed)
+    self._cache, self._rows = self._fork(self._params, self._cache, self._rows, packed)
+
+  def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    return jax.device_put(arrays, self._split)
 
   def _program(self, function: Callable[..., Any], *, outputs: int) -> Callable[..., Any]:
     """Jits `function(params, cache, rows, …)`: manual over `replica`, automatic over `tensor`."""
     split, whole = PartitionSpec('replica'), PartitionSpec()
-    last = whole if function.__name__ == 'decode' else split
+    decodes = function.__name__ == 'decode'
+    told = {'table': whole, 'steps': whole, 'stops': whole, 'slots': split, 'where': split}
     mapped = jax.shard_map(
       function,
       mesh=self._mesh,
-      in_specs=(whole, split, split, last),
+      in_specs=(whole, split, split, told if decodes else split),
       out_specs=(split,) * outputs,
       axis_names={'replica'},
       check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=(1, 2))
 
-  def _allocate(self, init: Callable[[], Any], size: decoder.Size) -> Any:
+  def _allocate(self, init: Callable[[], Any], size: decoder.Size, axis: int) -> Any:
+    """The cache, its first axis split over replicas and its heads, `axis`, over `tensor`."""
     tensor = self._mesh.shape['tensor']
     heads = 'tensor' if size.kv_heads % tensor == 0 else None
-    sharding = NamedSharding(self._mesh, PartitionSpec('replica', heads))
-    return jax.jit(init, out_shardings=sharding)()
-
-  def _places(self, lanes: Sequence[Lane], count: int) -> list[int]:
-    """Row of each lane in arrays of `count` lanes a replica: its block, in order of arrival."""
-    used = [0] * self.replicas
-    places = []
-    for lane in lanes:
-      replica = self.replica(lane.slot)
-      assert used[replica] < count, 'more lanes than the program has'
-      places.append(replica * count + used[replica])
-      used[replica] += 1
-    return places
-
-  def _pack(self, lanes: Sequence[Lane], count: int) -> dict[str, jax.Array]:
-    total = count * self.replicas
-    # Lanes without work point behind the last slot, where state writes are dropped.
-    packed = {
-      'slot': np.full(total, self._local_slots, np.int32),
-      'row': np.full(total, self._local_slots, np.int32),
-      'source': np.zeros(total, np.int32),
-      'start': np.zeros(total, np.int32),
-      'count': np.zeros(total, np.int32),
-      'tokens': np.zeros((total, self.chunk), np.int32),
-      'pending': np.zeros(total, np.int32),
-      'left': np.zeros(total, np.int32),
-      'key': np.zeros((total, 2), np.uint32),
-      'temperature': np.zeros(total, np.float32),
-    }
-    last = {lane.slot: i for i, lane in enumerate(lanes)}
-    for i, (place, lane) in enumerate(zip(self._places(lanes, count), lanes)):
-      source = lane.slot if lane.source is None else lane.source
-      assert self.replica(source) == self.replica(lane.slot)
-      packed['slot'][place] = lane.slot % self._local_slots
-      if last[lane.slot] == i:
-        packed['row'][place] = lane.slot % self._local_slots
-      packed['source'][place] = source % self._local_slots
-      packed['count'][place] = len(lane.tokens)
-      packed['tokens'][place, : len(lane.tokens)] = lane.tokens
-      for name in ('start', 'pending', 'left', 'key', 'temperature'):
-        packed[name][place] = getattr(lane, name)
-    return jax.device_put(packed, self._split)
+    spec = PartitionSpec('replica', *[None] * (axis - 1), heads)
+    return jax.jit(init, out_shardings=NamedSharding(self._mesh, spec))()
 
 
-def _lane_counts(rollout: config_lib.Rollout) -> tuple[int, ...]:
-  """Lanes that extend is compiled for, the fewest first."""
-  most = rollout.extend_rows
-  return (most,) if rollout.deterministic else tuple(sorted({-(-most // n) for n in (1, 2, 4)}))
+def _lane_counts(most: int, *, fixed: bool) -> tuple[int, ...]:
+  """Lanes that a program is compiled for, the fewest first."""
+  return (most,) if fixed else tuple(sorted({-(-most // n) for n in (1, 2, 4)}))
+
+
+def _smallest(counts: Sequence[int], used: collections.Counter[int]) -> int:
+  """Of the numbers of lanes, the smallest that holds what every replica uses."""
+  return next(count for count in counts if count >= max(used.values(), default=0))
+
+
+_NO_IDS = np.zeros(0, np.int32)

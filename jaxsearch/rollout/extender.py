@@ -1,18 +1,22 @@
 """Feeding rows: cuts what is to be appended into chunks and fills the lanes of extend and fork.
 
 Chunk boundaries are a function of the row's own segments, counted from each segment's start, so
-the bits of a row's cache do not depend on which rows are fed beside it or when.
+the bits of a row's cache do not depend on which rows are fed beside it or when. A row that lost its
+cache is fed again as it was written: by way of `rollout.rebuild`.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from jaxsearch.rollout.engine import Engine, Lane
+from jaxsearch.rollout import rebuild
+from jaxsearch.rollout.engine import Engine
+from jaxsearch.rollout.lanes import Lane
 from jaxsearch.rollout.row import Row
 
 
@@ -26,6 +30,17 @@ class _Feed:
   left: int
   key: np.ndarray
   temperature: float
+  pending: int
+  forced: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+
+  @property
+  def stop(self) -> int:
+    """Tokens in the cache in the end."""
+    return self.start + len(self.ids)
+
+  def lanes(self, chunk: int) -> int:
+    """How many are left."""
+    return max(1, -(-len(self.ids) // chunk))
 
   def lane(self, chunk: int) -> Lane:
     """The next chunk; the row stays parked until its last one."""
@@ -35,10 +50,11 @@ class _Feed:
       slot=self.row.slot,
       start=self.start,
       tokens=ids,
-      pending=self.row.pending if last else int(rest[0]),
+      pending=self.pending if last else int(rest[0]),
       left=self.left if last else 0,
       key=self.key,
       temperature=self.temperature,
+      forced=self.forced if last else self.forced[:0],
     )
     self.start, self.ids = self.start + len(ids), rest
     return lane
@@ -49,7 +65,7 @@ class _Feed:
       slot=self.row.slot,
       start=len(self.ids),
       tokens=self.ids[:0],
-      pending=self.row.pending,
+      pending=self.pending,
       left=self.left,
       key=self.key,
       temperature=self.temperature,
@@ -69,6 +85,9 @@ class Extender:
     # Slot -> the prompt that it holds or will hold, and what writes or wrote it.
     self._prompts: dict[int, tuple[bytes, _Feed]] = {}
     self._unfed: set[int] = set()  # Slots whose rows are in a queue.
+    # Slot -> what is to be fed once the ids that are being forced there have been sampled.
+    self._replays: dict[int, collections.deque[_Feed]] = {}
+    self._forcing: collections.Counter[int] = collections.Counter()  # Slot -> ids to come.
 
   def is_ready(self, row: Row) -> bool:
     """Whether everything appended to the row has been written, so that decode samples for it."""
@@ -77,7 +96,7 @@ class Extender:
   def begin(self, row: Row, left: int, key: np.ndarray, temperature: float) -> None:
     """Queues a row's prompt: as a fork if a slot of the same replica holds it or soon will."""
     self._prompts.pop(row.slot, None)
-    feed = _Feed(row, 0, row.prompt[:-1], left, key, temperature)
+    feed = _Feed(row, 0, row.prompt[:-1], left, key, temperature, row.pending)
     prompt, replica = row.prompt.tobytes(), self._engine.replica(row.slot)
     holders = (
       (slot, writer)
@@ -100,9 +119,8 @@ class Extender:
     Returns:
       What writes them, for `branch`.
     """
-    feed = _Feed(row, start, ids, left, key, temperature)
-    self._extensions.append(feed)
-    self._unfed.add(row.slot)
+    feed = _Feed(row, start, ids, left, key, temperature, row.pending)
+    self._queue(feed)
     return feed
 
   def branch(
@@ -117,30 +135,94 @@ class Extender:
     if source == row.slot:
       self.extend(row, len(ids), ids[:0], left, key, temperature)
       return
-    self._forks.append((_Feed(row, 0, ids, left, key, temperature), source, writer))
+    self._forks.append((_Feed(row, 0, ids, left, key, temperature, row.pending), source, writer))
     self._unfed.add(row.slot)
+
+  def rebuild(self, row: Row, left: int, key: np.ndarray, temperature: float) -> None:
+    """Queues all of a row's context, whose cache was given up."""
+    self.withdraw(row.slot)
+    parts = rebuild.parts(row, left) if self._engine.forces else [rebuild.whole(row, left)]
+    feeds = collections.deque(
+      _Feed(row, p.start, p.fed, p.left, key, temperature, p.pending, p.forced) for p in parts
+    )
+    self._replays[row.slot] = feeds
+    self._replay(row.slot)
+
+  def sampled(self, row: Row, count: int, *, active: bool) -> tuple[int, bool]:
+    """What a chunk means for a row that is being rebuilt.
+
+    Returns:
+      (how many of the `count` ids it sampled were forced, whether more is to be rebuilt).
+    """
+    forced = min(count, self._forcing[row.slot])
+    self._forcing[row.slot] -= forced
+    if active or not self._replays.get(row.slot):
+      return forced, False
+    self._replay(row.slot)
+    return forced, True
+
+  def withdraw(self, slot: int) -> None:
+    """Forgets what was to be fed to a slot, and what it holds."""
+    self._extensions = collections.deque(f for f in self._extensions if f.row.slot != slot)
+    self._forks = [fork for fork in self._forks if fork[0].row.slot != slot]
+    self._unfed.discard(slot)
+    self._prompts.pop(slot, None)
+    self._replays.pop(slot, None)
+    self._forcing.pop(slot, None)
+
+  def is_source(self, slot: int) -> bool:
+    """Whether rows wait for what is being written to the slot."""
+    return any(source == slot for _, source, _ in self._forks)
 
   def forget(self) -> None:
     """The weights change: no slot's prompt may be shared any more."""
     self._prompts.clear()
 
-  def flush(self, running: int) -> None:
-    """Feeds what is queued; a program with idle lanes waits while most rows are running."""
+  def flush(self, running: int, make_room: Callable[[Row, int, int], bool]) -> None:
+    """Feeds what is queued; a program with idle lanes waits while most rows are running.
+
+    Args:
+      running: rows that are being decoded.
+      make_room: tries to make room for a row's places from the first to the second number, for
+        which it may withdraw other rows; who gets none waits, and all behind it in its replica.
+    """
     self._fork_ready()
     while self._extensions:
-      lanes = sum(-(-len(feed.ids) // self._engine.chunk) for feed in self._extensions)
+      lanes = sum(feed.lanes(self._engine.chunk) for feed in self._extensions)
       if lanes < self._engine.lanes and running > self._engine.slots // 2:
         return
-      self._extend_once()
+      if not self._extend_once(make_room):
+        return
       self._fork_ready()
 
-  def _extend_once(self) -> None:
-    """One program: the first rows in the queue get as many lanes as they can use."""
-    free = [self._engine.lanes] * self._engine.replicas
+  def _replay(self, slot: int) -> None:
+    feed = self._replays[slot].popleft()
+    self._forcing[slot] = len(feed.forced)
+    self._queue(feed)
+
+  def _queue(self, feed: _Feed) -> None:
+    self._extensions.append(feed)
+    self._unfed.add(feed.row.slot)
+
+  def _extend_once(self, make_room: Callable[[Row, int, int], bool]) -> bool:
+    """One program: the first rows in the queue get as many lanes as they can use.
+
+    Returns:
+      whether there was room for any.
+    """
+    free, memory = [self._engine.lanes] * self._engine.replicas, self._engine.memory
+    promised = [0] * self._engine.replicas  # Pages that the lanes so far will take.
     lanes, later = [], []
     while self._extensions and any(free):
       feed = self._extensions.popleft()
       replica = self._engine.replica(feed.row.slot)
+      span = feed.row.slot, feed.start, feed.stop
+      if free[replica] and not memory.fits(*span, promised[replica]):
+        # Nobody has to go any more once there are lanes: their own row might be the one.
+        is_first = free[replica] == self._engine.lanes
+        if not (is_first and make_room(feed.row, feed.start, feed.stop)):
+          free[replica] = 0
+      promised[replica] += memory.needed(*span)
       done = False
       while free[replica] and not done:
         lanes.append(feed.lane(self._engine.chunk))
@@ -151,7 +233,9 @@ class Extender:
       else:
         later.append(feed)
     self._extensions.extendleft(reversed(later))
-    self._engine.extend(lanes)
+    if lanes:
+      self._engine.extend(lanes)
+    return bool(lanes)
 
   def _fork_ready(self) -> None:
     """Forks whose source is written, in order; a program per R of them and replica."""

@@ -29,6 +29,8 @@ class Rows(NamedTuple):
     active: bool [S], whether decode samples for this slot.
     key: uint32 [S,2], the trajectory's own randomness.
     temperature: float32 [S], 0 for greedy.
+    forced: int32 [S,F], the id that must be sampled at each place of the context, or -1; F is 0
+      where rows are never replayed.
   """
 
   length: jax.Array
@@ -38,10 +40,11 @@ class Rows(NamedTuple):
   active: jax.Array
   key: jax.Array
   temperature: jax.Array
+  forced: jax.Array
 
 
 class Decoded(NamedTuple):
-  """What a decode program hands back; arrays over all slots.
+  """What a decode program hands back; arrays over its rows.
 
   Attributes:
     tokens: int32 [S,K] and logprobs: float32 [S,K], the first `count` of each row.
@@ -76,19 +79,26 @@ class Programs:
     self._turned = turned
 
   def decode(self, params: Any, cache: Any, rows: Rows, once: dict[str, jax.Array]) -> Any:
-    """Up to K steps; fewer once `once['stops']` rows have stopped."""
-    S = rows.length.shape[0]
+    """Up to `once['steps']` steps of the rows in `once['slots']`.
+
+    They end early once `once['stops']` rows have stopped.
+    """
+    slots_S, everyone = once['slots'], rows
+    S = slots_S.shape[0]
+    compact = S < everyone.length.shape[0]
+    if compact:
+      rows = jax.tree.map(lambda a: a.at[slots_S].get(mode='fill', fill_value=0), everyone)
     begun = rows.active.sum()
     empty = (jnp.zeros((S, self._steps), jnp.int32), jnp.zeros((S, self._steps)))
 
     def more(carry: Any) -> jax.Array:
       step, _, rows, *_ = carry
       active = rows.active.sum()
-      return (step < self._steps) & (active > 0) & (begun - active < once['stops'])
+      return (step < once['steps']) & (active > 0) & (begun - active < once['stops'])
 
     def one(carry: Any) -> Any:
       step, cache, rows, tokens_SK, logprobs_SK, count_S = carry
-      cache, token_S, logprob_S = self._next(params, cache, rows)
+      cache, token_S, logprob_S = self._next(params, cache, rows, once['where'])
       tokens_SK = tokens_SK.at[:, step].set(jnp.where(rows.active, token_S, 0))
       logprobs_SK = logprobs_SK.at[:, step].set(jnp.where(rows.active, logprob_S, 0.0))
       count_S = count_S + rows.active
@@ -97,7 +107,11 @@ class Programs:
 
     start = (0, cache, rows, *empty, jnp.zeros(S, jnp.int32))
     _, cache, rows, tokens_SK, logprobs_SK, count_S = jax.lax.while_loop(more, one, start)
-    return cache, rows, Decoded(tokens_SK, logprobs_SK, count_S, rows.automaton, rows.active)
+    out = Decoded(tokens_SK, logprobs_SK, count_S, rows.automaton, rows.active)
+    if compact:
+      put = lambda old, new: old.at[slots_S].set(new, mode='drop')
+      rows = jax.tree.map(put, everyone, rows)
+    return cache, rows, out
 
   def extend(self, params: Any, cache: Any, rows: Rows, lanes: dict) -> Any:
     cache, _ = self._write(params, cache, lanes)
@@ -122,19 +136,18 @@ class Programs:
     return cache, _set_rows(rows, lanes), logprobs_CR.T
 
   def fork(self, params: Any, cache: Any, rows: Rows, lanes: dict) -> Any:
+    """Copies entries of the cache, rows or pages, from `source` to `target`."""
     del params
-    idle = lanes['slot'] >= rows.length.shape[0]
-    targets = jnp.where(idle, lanes['source'], lanes['slot'])
-    return self._caches.copy_rows(cache, lanes['source'], targets), _set_rows(rows, lanes)
+    return copy_entries(cache, lanes['source'], lanes['target']), _set_rows(rows, lanes)
 
-  def _next(self, params: Any, cache: Any, rows: Rows) -> Any:
+  def _next(self, params: Any, cache: Any, rows: Rows, where: jax.Array) -> Any:
     layers = self._caches.Layers(cache)
     x_S1D = decoder.cached_hidden(
       params,
       self._size,
       rows.pending[:, None],
       rows.length[:, None],
-      attend=layers.decode(rows.length, rows.active),
+      attend=layers.decode(where, rows.length, rows.active),
       dtype=self._dtype,
       outputs_first=self._turned,
     )
@@ -144,7 +157,11 @@ class Programs:
     logits_SV = jax.lax.with_sharding_constraint(logits_SV, PartitionSpec())
     # Keyed by the place that the new token will have in its context.
     uniform_S = sampling.uniform(rows.key, rows.length + 1)
-    return layers.cache, *sampling.sample(logits_SV, uniform_S, rows.temperature)
+    token_S, logprob_S = sampling.sample(logits_SV, uniform_S, rows.temperature)
+    if rows.forced.shape[1]:
+      forced_S = jnp.take_along_axis(rows.forced, rows.length[:, None] + 1, axis=1)[:, 0]
+      token_S = jnp.where(forced_S >= 0, forced_S, token_S)
+    return layers.cache, token_S, logprob_S
 
   def _advance(self, rows: Rows, token_S: jax.Array, table: jax.Array) -> Rows:
     automaton = jnp.where(rows.active, table[rows.automaton, token_S], rows.automaton)
@@ -166,7 +183,7 @@ class Programs:
       self._size,
       lanes['tokens'],
       positions_RC,
-      attend=layers.extend(lanes['slot'], lanes['start'], lanes['count']),
+      attend=layers.extend(lanes['where'], lanes['start'], lanes['count']),
       dtype=self._dtype,
     )
     return layers.cache, x_RCD
@@ -192,11 +209,25 @@ def _set_rows(rows: Rows, lanes: dict[str, jax.Array]) -> Rows:
     active=put(rows.active, lanes['left'] > 0),
     key=put(rows.key, lanes['key']),
     temperature=put(rows.temperature, lanes['temperature']),
+    forced=put(rows.forced, lanes['forced']),
   )
 
 
-def no_rows(slots: int) -> Rows:
-  """The state of slots that hold nothing yet."""
+def copy_entries(cache: Any, sources_N: jax.Array, targets_N: jax.Array) -> Any:
+  """Copies along the first axis of all arrays, one after the other; source = target does nothing."""
+
+  def one(index: jax.Array, cache: Any) -> Any:
+    def copy(array: jax.Array) -> jax.Array:
+      entry = jax.lax.dynamic_index_in_dim(array, sources_N[index], keepdims=True)
+      return jax.lax.dynamic_update_index_in_dim(array, entry, targets_N[index], 0)
+
+    return jax.tree.map(copy, cache)
+
+  return jax.lax.fori_loop(0, sources_N.shape[0], one, cache)
+
+
+def no_rows(slots: int, forced: int) -> Rows:
+  """The state of slots that hold nothing yet; `forced` places can be forced."""
   zeros = np.zeros(slots, np.int32)
   return Rows(
     length=zeros,
@@ -206,4 +237,5 @@ def no_rows(slots: int) -> Rows:
     active=np.zeros(slots, bool),
     key=np.zeros((slots, 2), np.uint32),
     temperature=np.zeros(slots, np.float32),
+    forced=np.full((slots, forced), -1, np.int32),
   )

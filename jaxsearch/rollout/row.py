@@ -10,6 +10,9 @@ import numpy as np
 from jaxsearch.types import Context, Kind, Segment, Span, Status, Task, Trajectory, Turn, row_id
 
 
+_NO_IDS = np.zeros(0, np.int32)
+
+
 class State(enum.Enum):
   """Who works for a row: the decode program or the retriever pool."""
 
@@ -27,6 +30,8 @@ class Row:
     slot: global slot of the engine.
     prompt: int32 ids.
     state: who works for it.
+    asked_at: when the search under way began, in seconds of the monotonic clock.
+    cached: whether the cache holds, or is about to be given, what the row has come to.
     queries: of the search under way.
     notices: pauses that were answered with a notice.
   """
@@ -36,6 +41,8 @@ class Row:
   slot: int
   prompt: np.ndarray
   state: State = State.RUNNING
+  asked_at: float = 0.0
+  cached: bool = True
   queries: tuple[str, ...] = ()
   notices: int = 0
   segments: list[Segment] = dataclasses.field(default_factory=list)
@@ -59,6 +66,11 @@ class Row:
   def pending(self) -> int:
     """Last id of the context: the one that the cache does not hold yet."""
     return int(self._ids[-1][-1] if self._ids else self.segments[-1].ids[-1])
+
+  @property
+  def open_ids(self) -> np.ndarray:
+    """int32 [n]: sampled since the last pause."""
+    return np.concatenate([_NO_IDS, *self._ids])
 
   def key(self, seed: int, use: int = 0) -> np.ndarray:
     """uint32 [2], a function of the rollout's identity alone: nothing process-local enters it.

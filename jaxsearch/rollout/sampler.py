@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -21,14 +22,17 @@ import numpy as np
 from jaxsearch import config as config_lib
 from jaxsearch.retrieval.pool import Pool
 from jaxsearch.rollout.dialogue import Append, Dialogue
-from jaxsearch.rollout.engine import Decoded, Engine
+from jaxsearch.rollout.engine import Chunk, Engine
 from jaxsearch.rollout.extender import Extender
+from jaxsearch.rollout.pressure import Pressure
+from jaxsearch.rollout.programs import Decoded
 from jaxsearch.rollout.row import Row, State
 from jaxsearch.types import Kind, SearchRequest, Status, Task, Trajectory
 
 # Longest wait for an answer when no row can run; the pool wakes the sampler earlier.
 _WAIT_S = 1.0
-# A chunk of decode ends once one in this many of its rows has stopped.
+# A chunk of decode ends once one in this many of its rows has stopped, and has so many times fewer
+# steps while others wait for an answer.
 _PATIENCE = 8
 
 
@@ -45,12 +49,13 @@ class Sampler:
     self._engine, self._extender, self._dialogue = engine, extender, dialogue
     self._rollout = rollout
     self._rows: dict[int, Row] = {}
+    self._pressure = Pressure(engine, extender, self._rows)
     self._waiting: collections.deque[tuple[tuple[Task, ...], int]] = collections.deque()
     # Rows that branched off and have no slot yet, the slot they branched from, what writes it.
     self._branches: list[tuple[Row, int, Any]] = []
     self._done: dict[str, Trajectory] = {}
     # The chunk that the device is at work on, and the rows that it may sample for.
-    self._flight: tuple[Sequence[Row], Decoded] | None = None
+    self._flight: tuple[Sequence[Row], Chunk] | None = None
     self._seconds: collections.Counter[str] = collections.Counter()
     self._rows_decoded = self._rows_offered = 0
 
@@ -73,6 +78,7 @@ class Sampler:
     while self._waiting or self._branches or self._rows:
       self.step()
     self._extender.forget()
+    self._engine.memory.clear()
     self._flight = None
     done, self._done = self._done, {}
     return [done[task.name] for task in tasks]
@@ -81,10 +87,12 @@ class Sampler:
     """Figures since the last call, which this one forgets.
 
     timing_s/gen/*: seconds per part of the work; perf/occupancy: of all slots in all steps of
-    decode, the share that sampled a token.
+    decode, the share that sampled a token. perf/evictions: rows that lost their pages.
     """
     measured = {f'timing_s/gen/{part}': s for part, s in self._seconds.items()}
     measured['perf/occupancy'] = self._rows_decoded / max(self._rows_offered, 1)
+    measured['perf/evictions'] = float(self._pressure.evicted)
+    self._pressure.evicted = 0
     self._seconds.clear()
     self._rows_decoded = self._rows_offered = 0
     return measured
@@ -92,15 +100,16 @@ class Sampler:
   def step(self) -> None:
     """Decode, stops, admission, answers, extension; each part for all rows that need it."""
     running = [row for row in self._rows.values() if row.state is State.RUNNING]
-    ready = [row for row in running if self._extender.is_ready(row)]
+    ready = [row for row in running if row.cached and self._extender.is_ready(row)]
+    ready = self._pressure.decodable(ready)
     with self._timed('decode'):
       before, self._flight = self._flight, self._dispatch(ready)
     if not self._rollout.overlap:
       before, self._flight = self._flight, None
     if before is not None:
-      rows, out = before
+      rows, chunk = before
       with self._timed('decode'):
-        decoded = Decoded(*(np.asarray(array) for array in out))
+        decoded = self._engine.read(chunk)
       with self._timed('host'):
         self._collect(rows, decoded)
     with self._timed('host'):
@@ -109,7 +118,9 @@ class Sampler:
     with self._timed('wait' if idle else 'host'):
       self._receive(_WAIT_S if idle else 0.0)
     with self._timed('extend'):
-      self._extender.flush(running=len(ready))
+      self._rebuild()
+      make_room = functools.partial(self._pressure.make_room, running=not ready)
+      self._extender.flush(len(ready), make_room)
 
   @contextlib.contextmanager
   def _timed(self, part: str) -> Iterator[None]:
@@ -117,10 +128,14 @@ class Sampler:
     yield
     self._seconds[part] += time.monotonic() - start
 
-  def _dispatch(self, ready: Sequence[Row]) -> tuple[Sequence[Row], Decoded] | None:
+  def _dispatch(self, ready: Sequence[Row]) -> tuple[Sequence[Row], Chunk] | None:
     if not ready:
       return None
-    return ready, self._engine.decode(stops=max(1, len(ready) // _PATIENCE))
+    # While an answer may arrive the host looks more often.
+    some_wait = any(row.state is State.SEARCHING for row in self._rows.values())
+    steps = self._engine.steps // _PATIENCE if some_wait else self._engine.steps
+    patience = len(ready) // self._engine.replicas // _PATIENCE
+    return ready, self._engine.decode(steps=max(1, steps), stops=max(1, patience))
 
   def _collect(self, rows: Sequence[Row], decoded: Decoded) -> None:
     self._rows_decoded += int(decoded.count.sum())
@@ -129,14 +144,18 @@ class Sampler:
       count = decoded.count[row.slot]
       if not count:  # It stopped in the chunk before this one, which was under way by then.
         continue
-      row.sampled(decoded.tokens[row.slot, :count], decoded.logprobs[row.slot, :count])
-      if not decoded.active[row.slot]:
+      active = bool(decoded.active[row.slot])
+      old, is_behind = self._extender.sampled(row, count, active=active)
+      if old < count:
+        new = slice(old, count)
+        row.sampled(decoded.tokens[row.slot, new], decoded.logprobs[row.slot, new])
+      if not active and not is_behind:
         self._pause(row, int(decoded.automaton[row.slot]))
 
   def _pause(self, row: Row, automaton: int) -> None:
     match self._dialogue.pause(row, automaton, self._top_k):
       case SearchRequest() as request:
-        row.state = State.SEARCHING
+        row.state, row.asked_at = State.SEARCHING, time.monotonic()
         self._pool.submit(request)
       case then:
         self._go_on(row, then)
@@ -163,10 +182,19 @@ class Sampler:
     if len(then.ids):
       row.append(Kind.OBSERVATION, then.ids)
     row.state = State.RUNNING
+    if not row.cached:
+      return  # `_rebuild` feeds all of it.
     child = row.branch() if then.answers and len(row.tasks) > 1 else None
     writer = self._extender.extend(row, start, fed, *self._begun(row))
     if child is not None:
       self._branches.append((child, row.slot, writer))
+
+  def _rebuild(self) -> None:
+    """Queues the rows that lost their cache and are to run."""
+    for row in self._rows.values():
+      if row.state is State.RUNNING and not row.cached:
+        row.cached = True
+        self._extender.rebuild(row, *self._begun(row))
 
   def _admit(self) -> None:
     """Puts waiting tasks into free slots; an infrastructure failure starts afresh in any slot."""

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxsearch.rewards._contract import ScoreRequest
-from jaxsearch.rollout.engine import Engine, Lane
+from jaxsearch.rollout.engine import Engine
+from jaxsearch.rollout.lanes import Lane
 from jaxsearch.text.tokenizer import Tokenizer
 from jaxsearch.types import Context, Trajectory, UserError
 
@@ -61,13 +62,14 @@ class Scorer:
       work.setdefault(request.rollout, []).append(self._target(i, context, request))
     found: dict[int, np.ndarray] = {}
     rollouts = list(work)
-    for start in range(0, len(rollouts), self._engine.slots):
-      group = rollouts[start : start + self._engine.slots]
+    slots = self._engine.roomy_slots
+    for start in range(0, len(rollouts), len(slots)):
+      group = dict(zip(slots, rollouts[start:]))  # Slot -> rollout.
       # Short parts first: a longer one of the same trajectory only adds to what is there.
-      queues = [sorted(work[r], key=lambda t: len(t.prefix)) for r in group]
-      self._share_prompts([trajectories[r].contexts[0] for r in group])
-      for turn in range(max(map(len, queues))):
-        targets = {slot: queue[turn] for slot, queue in enumerate(queues) if turn < len(queue)}
+      queues = {s: sorted(work[r], key=lambda t: len(t.prefix)) for s, r in group.items()}
+      self._share_prompts({slot: trajectories[r].contexts[0] for slot, r in group.items()})
+      for turn in range(max(map(len, queues.values()))):
+        targets = {slot: queue[turn] for slot, queue in queues.items() if turn < len(queue)}
         found |= self._force(targets)
     return [found[i] for i in range(len(requests))]
 
@@ -87,11 +89,11 @@ class Scorer:
       )
     return _Target(place, prefix, forced, len(lead))
 
-  def _share_prompts(self, contexts: Sequence[Context]) -> None:
-    """Slot i gets the prompt of context i: written once per replica, then copied."""
+  def _share_prompts(self, contexts: dict[int, Context]) -> None:
+    """Each slot gets the prompt of its context: written once per replica, then copied."""
     writers: dict[tuple[int, bytes], int] = {}
     written, copied = {}, []
-    for slot, context in enumerate(contexts):
+    for slot, context in contexts.items():
       prompt = context.segments[0].ids
       name = (self._engine.replica(slot), prompt.tobytes())
       if name in writers:

@@ -17,13 +17,19 @@ import jax.numpy as jnp
 from jaxsearch import config as config_lib
 from jaxsearch.models import attention
 from jaxsearch.models.decoder import Attend, Size
+from jaxsearch.rollout.caches import _entries, _windows
+from jaxsearch.rollout.caches._entries import Entries
+
+
+PAGED = False
+HEADS = 1
 
 
 class Cache(NamedTuple):
   """`keys[l][b]` [S,K,B,H] and `values[l][b]` [S,K,H,B]: block b of layer l."""
 
-  keys: tuple[tuple[jax.Array, ...], ...]
-  values: tuple[tuple[jax.Array, ...], ...]
+  keys: tuple[tuple[Entries, ...], ...]
+  values: tuple[tuple[Entries, ...], ...]
 
 
 class Layers:
@@ -36,8 +42,11 @@ class Layers:
   def cache(self) -> Cache:
     return Cache(tuple(self._keys), tuple(self._values))
 
-  def decode(self, length_S: jax.Array, active_S: jax.Array) -> Callable[[int], Attend]:
+  def decode(
+    self, slots_S: jax.Array, length_S: jax.Array, active_S: jax.Array
+  ) -> Callable[[int], Attend]:
     """Attention of one new token per slot, written at the slot's length."""
+    del slots_S  # All of them, in order.
     live = jnp.where(active_S, length_S + 1, 0).max()
 
     def layer(index: int) -> Attend:
@@ -75,7 +84,9 @@ class Layers:
         q_RKNH = q_RCKGH.transpose(0, 2, 3, 1, 4).reshape(R, K, Q // K * C, H)
 
         def lane(r: jax.Array, o_RKNH: jax.Array) -> jax.Array:
-          row = lambda block: jax.lax.dynamic_index_in_dim(block, slots_R[r])
+          row = lambda block: jax.tree.map(
+            lambda array: jax.lax.dynamic_index_in_dim(array, slots_R[r]), block
+          )
           last_N1 = jnp.tile(start_R[r] + jnp.arange(C), Q // K)[:, None]
           q_1KNH = jax.lax.dynamic_index_in_dim(q_RKNH, r)
           o_1KNH = _attend(q_1KNH, keys, values, last_N1, stop_R[r], row)
@@ -94,36 +105,23 @@ def init(
   size: Size, rollout: config_lib.Rollout, replicas: int, time: int, dtype: jnp.dtype
 ) -> Cache:
   """A cache of zeros for `rollout.slots` rows a replica, of at least `time` tokens."""
-  block = rollout.block_tokens
+  slots, block = rollout.slots * replicas, rollout.block_tokens
 
-  def make(*shape: int) -> tuple[tuple[jax.Array, ...], ...]:
-    array = lambda: jnp.zeros((rollout.slots * replicas, size.kv_heads, *shape), dtype)
+  def make(*shape: int, axis: int) -> tuple[tuple[Entries, ...], ...]:
+    array = lambda: _entries.zeros((slots, size.kv_heads, *shape), dtype, axis)
     one = lambda: tuple(array() for _ in range(-(-time // block)))
     return tuple(one() for _ in range(size.layers))
 
-  return Cache(make(block, size.head_size), make(size.head_size, block))
-
-
-def copy_rows(cache: Cache, sources_R: jax.Array, targets_R: jax.Array) -> Cache:
-  """Copies whole rows, one lane after the other; source = target is a lane that does nothing."""
-
-  def lane(index: jax.Array, arrays: Cache) -> Cache:
-    def copy(array: jax.Array) -> jax.Array:
-      row = jax.lax.dynamic_index_in_dim(array, sources_R[index], keepdims=True)
-      return jax.lax.dynamic_update_index_in_dim(array, row, targets_R[index], 0)
-
-    return jax.tree.map(copy, arrays)
-
-  return jax.lax.fori_loop(0, sources_R.shape[0], lane, cache)
+  return Cache(make(block, size.head_size, axis=3), make(size.head_size, block, axis=2))
 
 
 def _attend(
   q_BKNH: jax.Array,
-  keys: tuple[jax.Array, ...],
-  values: tuple[jax.Array, ...],
+  keys: tuple[Entries, ...],
+  values: tuple[Entries, ...],
   last: jax.Array,
   live: jax.Array,
-  rows: Callable[[jax.Array], jax.Array],
+  rows: Callable[[Entries], Entries],
 ) -> jax.Array:
   """Scaled queries over the blocks that begin before `live`; returns [B,K,N,H].
 
@@ -131,62 +129,57 @@ def _attend(
   B rows of a block.
   """
   state = attention.nothing(q_BKNH)
-  block = keys[0].shape[2]
+  block = jax.tree.leaves(keys)[0].shape[2]
+  take = lambda kept: _entries.unpack(rows(kept), q_BKNH.dtype)
   for start, k, v in zip(range(0, len(keys) * block, block), keys, values):
     seen = start + jnp.arange(block) <= last
 
     def read(
-      state: attention.Sums, k: jax.Array = k, v: jax.Array = v, seen: jax.Array = seen
+      state: attention.Sums, k: Entries = k, v: Entries = v, seen: jax.Array = seen
     ) -> attention.Sums:
-      return attention.accumulate(state, q_BKNH, rows(k), rows(v), seen)
+      return attention.accumulate(state, q_BKNH, take(k), take(v), seen)
 
     state = jax.lax.cond(live > start, read, lambda state: state, state)
   return attention.settle(state, q_BKNH.dtype)
 
 
 def _put(
-  blocks: tuple[jax.Array, ...], new_SKH: jax.Array, at_S: jax.Array, axis: int
-) -> tuple[jax.Array, ...]:
+  blocks: tuple[Entries, ...], new_SKH: jax.Array, at_S: jax.Array, axis: int
+) -> tuple[Entries, ...]:
   """Writes a token per slot at its place along `axis`."""
-  slots, size = jnp.arange(new_SKH.shape[0]), blocks[0].shape[axis]
+  slots, data = jnp.arange(new_SKH.shape[0]), jax.tree.leaves(blocks)[0]
+  new = _entries.pack(new_SKH, data.dtype, axis=2)
   written = []
   for number, block in enumerate(blocks):
-    inside_S = at_S - number * size
+    inside_S = at_S - number * data.shape[axis]
     # Behind the last entry, where nothing is written; below 0 would count from the end.
-    inside_S = jnp.where(inside_S < 0, size, inside_S)
+    inside_S = jnp.where(inside_S < 0, data.shape[axis], inside_S)
     place = (slots, *[slice(None)] * (axis - 1), inside_S)
-    written.append(block.at[place].set(new_SKH, mode='drop'))
+    put = lambda array, one, at=place: array.at[at].set(one, mode='drop')
+    written.append(jax.tree.map(put, block, new))
   return tuple(written)
 
 
 def _write(
-  blocks: tuple[jax.Array, ...],
+  blocks: tuple[Entries, ...],
   new_R: jax.Array,
   slots_R: jax.Array,
   start_R: jax.Array,
   count_R: jax.Array,
   axis: int,
-) -> tuple[jax.Array, ...]:
+) -> tuple[Entries, ...]:
   """Puts each lane's first `count_R` tokens into its row along `axis`, lane by lane, in place."""
-  C, B = new_R.shape[axis], blocks[0].shape[axis]
-  along = [1] * 4
-  along[axis] = C
+  data = jax.tree.leaves(blocks)[0]
+  packed_R = _entries.pack(new_R, data.dtype, axis=5 - axis)
 
-  def lane(r: jax.Array, blocks: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    new = jax.lax.dynamic_index_in_dim(new_R, r)
+  def lane(r: jax.Array, blocks: tuple[Entries, ...]) -> tuple[Entries, ...]:
     written = []
     for number, block in enumerate(blocks):
-      offset = start_R[r] - number * B
-      first = jnp.clip(offset, 0, B - C)  # Of a window inside the block.
-      token_C = first - offset + jnp.arange(C)
-      valid_C = (token_C >= 0) & (token_C < count_R[r])
-      at = [slots_R[r], 0, 0, 0]
-      at[axis] = first
-      shape = (1, *(C if i == axis else n for i, n in enumerate(block.shape) if i))
-      old = jax.lax.dynamic_slice(block, at, shape)
-      moved = jnp.take(new, token_C, axis=axis, mode='clip')
-      kept = jnp.where(valid_C.reshape(along), moved, old)
-      written.append(jax.lax.dynamic_update_slice(block, kept, at))
+      offset = start_R[r] - number * data.shape[axis]
+      write = lambda array, new_R, o=offset: _windows.write(
+        array, jax.lax.dynamic_index_in_dim(new_R, r), slots_R[r], o, count_R[r], axis
+      )
+      written.append(jax.tree.map(write, block, packed_R))
     return tuple(written)
 
   return jax.lax.fori_loop(0, new_R.shape[0], lane, blocks)

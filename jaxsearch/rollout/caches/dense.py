@@ -16,6 +16,11 @@ import jax.numpy as jnp
 from jaxsearch import config as config_lib
 from jaxsearch.models import attention
 from jaxsearch.models.decoder import Attend, Size
+from jaxsearch.rollout.caches import _windows
+
+
+PAGED = False
+HEADS = 1
 
 
 class Cache(NamedTuple):
@@ -35,9 +40,11 @@ class Layers:
   def cache(self) -> Cache:
     return Cache(tuple(self._keys), tuple(self._values))
 
-  def decode(self, length_S: jax.Array, active_S: jax.Array) -> Callable[[int], Attend]:
+  def decode(
+    self, slots_S: jax.Array, length_S: jax.Array, active_S: jax.Array
+  ) -> Callable[[int], Attend]:
     """Attention of one new token per slot, written at the slot's length."""
-    del active_S  # Everything is read, whoever is active.
+    del slots_S, active_S  # Everything is read, whoever is active.
     slots = jnp.arange(length_S.shape[0])
 
     def layer(index: int) -> Attend:
@@ -60,10 +67,11 @@ class Layers:
       def attend(q_RCQH: jax.Array, k_RCKH: jax.Array, v_RCKH: jax.Array) -> jax.Array:
         C = q_RCQH.shape[1]
         keys, values = self._keys[index], self._values[index]
+        new_RKHC, new_RKCH = k_RCKH.transpose(0, 2, 3, 1), v_RCKH.transpose(0, 2, 1, 3)
         for lane in range(slots_R.shape[0]):
-          where = (slots_R[lane], start_R[lane], jnp.arange(C) < count_R[lane])
-          keys = _write(keys, k_RCKH[lane].transpose(1, 2, 0), *where, axis=3)
-          values = _write(values, v_RCKH[lane].transpose(1, 0, 2), *where, axis=2)
+          where = slots_R[lane], start_R[lane], count_R[lane]
+          keys = _windows.write(keys, new_RKHC[lane : lane + 1], *where, axis=3)
+          values = _windows.write(values, new_RKCH[lane : lane + 1], *where, axis=2)
         self._keys[index], self._values[index] = keys, values
         positions_RC = start_R[:, None] + jnp.arange(C)
         return _attend(q_RCQH, keys[slots_R], values[slots_R], positions_RC)
@@ -84,37 +92,6 @@ def init(
     tuple(jnp.zeros(keys, dtype) for _ in range(size.layers)),
     tuple(jnp.zeros(values, dtype) for _ in range(size.layers)),
   )
-
-
-def copy_rows(cache: Cache, sources_R: jax.Array, targets_R: jax.Array) -> Cache:
-  """Copies whole rows, one lane after the other; source = target is a lane that does nothing."""
-
-  def lane(index: jax.Array, arrays: Cache) -> Cache:
-    def copy(array: jax.Array) -> jax.Array:
-      row = jax.lax.dynamic_index_in_dim(array, sources_R[index], keepdims=True)
-      return jax.lax.dynamic_update_index_in_dim(array, row, targets_R[index], 0)
-
-    return jax.tree.map(copy, arrays)
-
-  return jax.lax.fori_loop(0, sources_R.shape[0], lane, cache)
-
-
-def _write(
-  array: jax.Array,
-  new: jax.Array,
-  slot: jax.Array,
-  start: jax.Array,
-  valid_C: jax.Array,
-  *,
-  axis: int,
-) -> jax.Array:
-  """Puts `new` (no slot axis) into a window of one row; invalid entries keep what was there."""
-  at = [slot] + [0] * (array.ndim - 1)
-  at[axis] = start
-  old = jax.lax.dynamic_slice(array, at, (1, *new.shape))
-  shape = [1] * array.ndim
-  shape[axis] = -1
-  return jax.lax.dynamic_update_slice(array, jnp.where(valid_C.reshape(shape), new, old), at)
 
 
 def _attend(
