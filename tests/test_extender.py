@@ -15,7 +15,7 @@ KEY = np.zeros(2, np.uint32)
 class Paper:
   """Writes ids where the engine writes keys and values; lanes of a program go one by one."""
 
-  replicas, slots, lanes, chunk, forces = 1, 4, 2, 3, 0
+  replicas, slots, lanes, fewest_lanes, chunk, forces = 1, 4, 2, 2, 3, 0
 
   def __init__(self):
     self.memory = Memory(config.Rollout(slots=self.slots), 1, 32, paged=False)

@@ -260,7 +260,7 @@ def test_occupancy_is_the_share_of_slots_that_sampled(actor, tasks, pool):
   assert {'decode', 'extend', 'host', 'wait'} == {
     name.rpartition('/')[2] for name in measured if name.startswith('timing_s/gen/')
   }
-  assert actor.measure() == {'perf/occupancy': 0.0}
+  assert actor.measure() == {'perf/occupancy': 0.0, 'perf/evictions': 0.0}
 
 
 # --- Scripted policies: every branch --------------------------------------------------------------

@@ -109,6 +109,11 @@ class Engine:
     self._fork = self._program(programs.fork, outputs=2)
 
   @property
+  def fewest_lanes(self) -> int:
+    """Lanes of the smallest program of extend; with fewer ones some of it is wasted."""
+    return self._extend_lanes[0]
+
+  @property
   def roomy_slots(self) -> list[int]:
     """Slots that may all hold full rows at the same time."""
     return [s for s in range(self.slots) if s % self._local_slots < self.memory.roomy]

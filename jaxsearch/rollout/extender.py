@@ -189,7 +189,7 @@ class Extender:
     self._fork_ready()
     while self._extensions:
       lanes = sum(feed.lanes(self._engine.chunk) for feed in self._extensions)
-      if lanes < self._engine.lanes and running > self._engine.slots // 2:
+      if lanes < self._engine.fewest_lanes and running > self._engine.slots // 2:
         return
       if not self._extend_once(make_room):
         return

@@ -31,9 +31,10 @@ from jaxsearch.types import Kind, SearchRequest, Status, Task, Trajectory
 
 # Longest wait for an answer when no row can run; the pool wakes the sampler earlier.
 _WAIT_S = 1.0
-# A chunk of decode ends once one in this many of its rows has stopped, and has so many times fewer
-# steps while others wait for an answer.
+# A chunk of decode ends once one in this many of its rows has stopped.
 _PATIENCE = 8
+# How long a chunk of decode should take at most while answers may arrive.
+_LOOK_S = 0.05
 
 
 class Sampler:
@@ -58,6 +59,7 @@ class Sampler:
     self._flight: tuple[Sequence[Row], Chunk] | None = None
     self._seconds: collections.Counter[str] = collections.Counter()
     self._rows_decoded = self._rows_offered = 0
+    self._step_s = 0.0  # What a step of decode took of late.
 
   def rollout(
     self, tasks: Sequence[Task], *, pool: Pool | None, top_k: int, temperature: float
@@ -102,6 +104,7 @@ class Sampler:
     running = [row for row in self._rows.values() if row.state is State.RUNNING]
     ready = [row for row in running if row.cached and self._extender.is_ready(row)]
     ready = self._pressure.decodable(ready)
+    start = time.monotonic()
     with self._timed('decode'):
       before, self._flight = self._flight, self._dispatch(ready)
     if not self._rollout.overlap:
@@ -110,6 +113,7 @@ class Sampler:
       rows, chunk = before
       with self._timed('decode'):
         decoded = self._engine.read(chunk)
+      self._step_s = (time.monotonic() - start) / max(decoded.count.max(), 1)
       with self._timed('host'):
         self._collect(rows, decoded)
     with self._timed('host'):
@@ -131,18 +135,20 @@ class Sampler:
   def _dispatch(self, ready: Sequence[Row]) -> tuple[Sequence[Row], Chunk] | None:
     if not ready:
       return None
-    # While an answer may arrive the host looks more often.
-    some_wait = any(row.state is State.SEARCHING for row in self._rows.values())
-    steps = self._engine.steps // _PATIENCE if some_wait else self._engine.steps
+    steps = self._engine.steps
+    if self._step_s and any(row.state is State.SEARCHING for row in self._rows.values()):
+      steps = max(1, int(_LOOK_S / self._step_s))
     patience = len(ready) // self._engine.replicas // _PATIENCE
-    return ready, self._engine.decode(steps=max(1, steps), stops=max(1, patience))
+    return ready, self._engine.decode(steps=steps, stops=max(1, patience))
 
   def _collect(self, rows: Sequence[Row], decoded: Decoded) -> None:
     self._rows_decoded += int(decoded.count.sum())
     self._rows_offered += int(decoded.count.max()) * self._engine.slots
     for row in rows:
       count = decoded.count[row.slot]
-      if not count:  # It stopped in the chunk before this one, which was under way by then.
+      # It stopped in the chunk before this one, which was under way by then; or it lost its pages
+      # meanwhile, and will sample the same once more.
+      if not count or not row.cached:
         continue
       active = bool(decoded.active[row.slot])
       old, is_behind = self._extender.sampled(row, count, active=active)
