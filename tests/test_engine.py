@@ -133,14 +133,14 @@ def test_score_is_teacher_forcing(engine, alone):
   np.testing.assert_allclose(scored[len(prompt) - 1 :], logprobs, atol=TOLERANCE)
 
 
-@pytest.fixture(scope='module')
-def fast(policy, tmp_path_factory):
-  options = {**CACHES['blocked'], 'deterministic': False}
+@pytest.fixture(scope='module', params=['blocked', 'paged'])
+def fast(policy, tmp_path_factory, request):
+  options = {**CACHES[request.param], 'deterministic': False}
   return policies.make_actor(policy, tmp_path_factory.mktemp('fast'), **options)._engine
 
 
 def test_fast_mode_samples_from_the_same_distribution(policy, fast):
-  """Matrices are turned for decode, and extend takes one lane or two: only rounding differs."""
+  """Matrices are turned, programs have as many lanes as there is work: only rounding differs."""
   seen = []
   listener = lambda event, _, **__: seen.append(event) if 'backend_compile' in event else None
   jax.monitoring.register_event_duration_secs_listener(listener)
@@ -231,6 +231,20 @@ def test_a_rewound_row_forgets(engine, alone):
   _feed(engine, 2, np.concatenate([prompt, _ids(5, 20)]), seed=3)
   engine.read(engine.decode())
   engine.extend([Lane(2, len(prompt) - 1, prompt[:0], int(prompt[-1]), 20, _key(0), 1.0)])
+  assert _bits(_run(engine, [2])[2]) == _bits(expected)
+
+
+def test_a_row_that_does_nothing_touches_no_other(engine, alone):
+  """Slot 1 is set back to where slot 2, which shares its beginning, has tokens; others decode."""
+  prompt, expected = alone
+  cached, state = prompt[:-1], (_key(0), 1.0)
+  engine.release([1, 2, 3])
+  _feed(engine, 1, prompt, seed=0, left=0)
+  engine.fork([Lane(2, len(cached), prompt[:0], int(prompt[-1]), 0, *state, source=1)])
+  engine.extend([Lane(1, len(cached) - 2, prompt[:0], int(prompt[-3]), 0, *state)])
+  _feed(engine, 3, _ids(5, 12), seed=4)
+  _run(engine, [3])
+  engine.extend([Lane(2, len(cached), prompt[:0], int(prompt[-1]), 20, *state)])
   assert _bits(_run(engine, [2])[2]) == _bits(expected)
 
 
