@@ -1,7 +1,11 @@
 """Traces, what replays them, and the floors that they are held against."""
 
 import json
+import os
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +22,11 @@ SCRIPTS = [
   Script(1, 30, (Turn(1, 40, 0.05), Turn(5))),
   Script(2, 5, (Turn(7, 3, 0.0), Turn(1))),
 ]
+# Observation and delay of a search to fill in.
+_SEARCH = (
+  '{"question": 0, "prompt": 9, "turns": [{"policy": 6, "observation": %s, "latency_s": %s},'
+  ' {"policy": 6}]}'
+)
 
 
 @pytest.mark.parametrize('name', traces.SHAPES)
@@ -47,12 +56,21 @@ def test_a_trace_file_is_read_and_what_is_wrong_is_named(tmp_path):
     ('[]', 'line 1 is not a trajectory'),
     ('{"question": 0, "prompt": 9, "turns": [{"policies": 6}]}', "'policies'"),
     ('{"question": 0, "prompt": 9, "turns": []}', 'at least 1 token'),
-    ('{"question": 0, "prompt": 9, "turns": [{"policy": 6, "observation": 3}]}', 'has none'),
+    ('{"question": 0, "prompt": 9, "turns": [{"policy": 6, "observation": 3}]}', 'no observation'),
+    ('{"question": 0, "prompt": 9.5, "turns": [{"policy": 6}]}', 'whole numbers'),
+    ('{"question": 0, "prompt": 9, "turns": [{"policy": true}]}', 'whole numbers'),
+    (_SEARCH % ('"20"', 0.1), 'whole numbers'),
+    (_SEARCH % (0, 0.1), 'at least 1 token'),
+    (_SEARCH % (20, -0.1), r'latency_s is one of \[-0.1, 0.0\]; allowed: 0 or more'),
+    (_SEARCH % (20, 'NaN'), 'allowed: 0 or more'),
     ('', 'holds no trajectory'),
   ):
     path.write_text(line)
     with pytest.raises(UserError, match=told):
       traces.open_trace(str(path), 9, latency_s=1.0)
+  path.unlink()
+  with pytest.raises(UserError, match=r"mine.jsonl'; allowed: an existing file, or search_r1"):
+    traces.open_trace(str(path), 9, latency_s=1.0)
 
 
 def test_work_counted_by_hand():
@@ -174,14 +192,37 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  ('argument', 'told'),
+  ('arguments', 'told'),
   [
-    ('--modes=resum', "--modes is 'resum'; allowed: resume, reprefill"),
+    ('--modes=resum', "--modes has 'resum'; allowed: resume, reprefill"),
     ('--trace=search', "--trace is 'search'; allowed: search_r1"),
     ('--model=50b', "no model '50b'"),
+    ('--trace=there/is_none.jsonl', "--trace is 'there/is_none.jsonl'; allowed: an existing file"),
     ('--slots=0', '--slots'),
+    ('--cache=foo', "--cache is 'foo'; allowed: blocked, dense."),
+    (
+      '--block_tokens=16 --extend_tokens=64',
+      '--block_tokens is 16; allowed: at least --extend_tokens = 64, with a cache in blocks.',
+    ),
+    ('--tensor=3', '--tensor is 3; allowed: a divisor of 1792, the hidden size of 50m.'),
+    ('--tensor=896', '--tensor is 896, but there are'),
   ],
 )
-def test_bad_input_is_one_paragraph(argument, told, capsys):
-  assert cli.main(['bench', 'rollout', argument]) == 2
+def test_bad_input_is_one_paragraph(arguments, told, capsys):
+  jax.devices()  # Once JAX has started, a CPU cannot be made into more devices.
+  assert cli.main(['bench', 'rollout', *arguments.split()]) == 2
   assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_heads_that_cannot_be_split_are_whole_on_every_device(tmp_path):
+  """With two key heads, in a process whose XLA_FLAGS pretend another number of devices."""
+  trace = tmp_path / 'short.jsonl'
+  trace.write_text('{"question": 0, "prompt": 9, "turns": [{"policy": 6}]}\n')
+  command = [sys.executable, '-m', 'jaxsearch', 'bench', 'rollout', f'--trace={trace}']
+  command += ['--model=tiny', '--tensor=16', '--slots=1', '--extend_rows=1']
+  command += ['--decode_steps=2', '--repeats=1', '--modes=resume']
+  env = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+  done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  assert 'resume' in done.stdout

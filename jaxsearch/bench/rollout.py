@@ -182,9 +182,11 @@ def rollout(settings: Settings, modes: Sequence[str], step_context: int, json_pa
     step_context: if not 0, a step of decode is measured at this many tokens a row.
     json_path: file to write as well; empty: none.
   """
+  # What may be refused comes first: the machine's rates take seconds to measure.
+  scripts = traces.open_trace(settings.trace, settings.trajectories, settings.latency_s)
+  _require_split(settings.model, settings.tensor)
   _devices(settings.tensor)
   machine = floors.measure(jnp.dtype(settings.dtype))
-  scripts = traces.open_trace(settings.trace, settings.trajectories, settings.latency_s)
   knobs = settings.rollout
   if step_context:
     room = step_context + _STEP_RUNS * knobs.decode_steps
@@ -212,8 +214,23 @@ def rollout(settings: Settings, modes: Sequence[str], step_context: int, json_pa
       json.dump(found, file, indent=2)
 
 
+def _require_split(model: str, tensor: int) -> None:
+  """Heads that cannot be split are whole on every device, but something must be split.
+
+  Raises:
+    UserError: there is no such model, or its matrices cannot be split.
+  """
+  hidden = sizes.find(model).hidden
+  if hidden % tensor:
+    raise UserError(
+      f'--tensor is {tensor}; allowed: a divisor of {hidden}, the hidden size of {model}.'
+    )
+
+
 def _devices(count: int) -> list[jax.Device]:
   """The first devices; a CPU is made into as many as are wanted, if JAX has not started yet.
+
+  This goes before the number of pretended devices that XLA_FLAGS may name.
 
   Raises:
     UserError: there are not so many.
