@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxsearch import cli
-from jaxsearch.bench import floors, replay, rollout, traces
+from jaxsearch.bench import _memory, floors, replay, rollout, traces
 from jaxsearch.bench.traces import Script, Turn
 from jaxsearch.models import sizes
 from jaxsearch.models.decoder import Size
@@ -174,21 +174,56 @@ def test_where_the_time_goes_adds_up(bench):
   shares = [value for name, value in found.items() if name.startswith('share')]
   assert sum(shares) == pytest.approx(1.0) and min(shares) >= 0
   assert 0 < found['decode_floor_s'] < found['decode_step_s']
-  step = bench.step(16, machine)
-  expected = floors.Work(sizes.find('tiny'), 4).step(machine, [16 + 7 * 4] * 3)
-  assert step['floor'] == pytest.approx(expected) and step['seconds'] > 0
+
+
+def test_a_step_of_decode_is_measured_at_the_length_that_is_named(bench):
+  machine, work = floors.Machine(flops=1e11, bandwidth=1e10), floors.Work(sizes.find('tiny'), 4)
+  for context in (1, 16, 21):  # Less than a chunk of extend, whole chunks, and a part of one.
+    step = bench.step(context, machine)
+    # Four steps a program; the first looks at the tokens that are there and at its own.
+    floor = sum(work.step(machine, [context + 1 + n] * 3) for n in range(4)) / 4
+    assert step['floor'] == pytest.approx(floor) and step['seconds'] > 0
+    assert bench.engine.lengths().tolist() == [context + 4] * 3
+
+
+def test_new_weights_replace_the_old_ones_and_compile_nothing(bench):
+  size = sizes.find('tiny')
+  matrices = 32 * 16 * 2 * (4 + 2) + 3 * 32 * 64
+  weights = size.vocab * 32 + size.layers * (matrices + 2 * 32) + 32
+  found = bench.sync()
+  assert found['bytes'] == 4 * weights and found['seconds'] > 0
+  assert (found['compiles'], found['beside_bytes'], found['left_bytes']) == (0, 0, 0)
+
+
+@pytest.mark.parametrize('mode', rollout.MODES)
+def test_a_mode_holds_weights_and_cache_and_little_else(bench, mode):
+  weights, most = bench.sync()['bytes'], bench.weigh(mode, SCRIPTS)
+  entries = 3 * 5 * 32  # Three slots, five blocks for 128 tokens and a chunk.
+  # Twice the weights: decode has the matrices in another order.
+  assert most > 1.5 * weights + entries * floors.Work(sizes.find('tiny'), 4).entry
+  # The largest result of a program, and what it was told, beside what lies there anyway.
+  assert 0 <= most - _memory.live_bytes() < 10_000
 
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys):
   out = tmp_path / 'rollout.json'
   arguments = ['bench', 'rollout', '--model=tiny', '--trace=search_r1', '--trajectories=2']
   arguments += ['--latency_s=0', '--repeats=1', '--modes=resume,lockstep+reprefill', '--slots=2']
+  arguments += ['--step_context=9,70']
   assert cli.main([*arguments, f'--json={out}']) == 0, capsys.readouterr().err
   found = json.loads(out.read_text())
   assert list(found['modes']) == ['resume', 'lockstep+reprefill']
   for figures in found['modes'].values():
     assert figures['compiles_after_warmup'] == 0 and len(figures['runs']) == 1
-  assert f'{found["modes"]["resume"]["trajectories_per_s"]:.3g}' in capsys.readouterr().out
+    assert 0 < figures['live_mb'] < found['peak_memory_mb']
+  assert [step['context'] for step in found['steps']] == [9, 70] and found['sync']['compiles'] == 0
+  printed = capsys.readouterr().out
+  for figure in (
+    f'{found["modes"]["resume"]["trajectories_per_s"]:.3g}',
+    f'{found["steps"][1]["seconds"] * 1e3:.2f}',
+    f'are there in {found["sync"]["seconds"] * 1e3:.1f} ms',
+  ):
+    assert figure in printed
 
 
 @pytest.mark.parametrize(
@@ -199,6 +234,8 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     ('--model=50b', "no model '50b'"),
     ('--trace=there/is_none.jsonl', "--trace is 'there/is_none.jsonl'; allowed: an existing file"),
     ('--slots=0', '--slots'),
+    ('--step_context=200,x', "--step_context is '200,x'; give lengths"),
+    ('--step_context=0', "--step_context is '0'"),
     ('--cache=foo', "--cache is 'foo'; allowed: blocked, dense."),
     (
       '--block_tokens=16 --extend_tokens=64',

@@ -1,4 +1,4 @@
-"""An engine that says how long its programs take."""
+"""Engines that are looked at after every program: how long it took, what lies on the devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsearch.bench import floors
+from jaxsearch.bench import _memory, floors
 from jaxsearch.rollout.engine import Engine, Lane
 from jaxsearch.rollout.programs import Decoded
 
@@ -47,3 +47,30 @@ class Watched:
     program(lanes)
     self._engine.lengths()
     self.extend_s += time.perf_counter() - start
+
+
+class Weighed:
+  """An engine of which, after every program, the bytes of all arrays are counted."""
+
+  def __init__(self, engine: Engine):
+    self._engine = engine
+    self.most = 0
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._engine, name)
+
+  def decode(self, *, stops: int) -> Decoded:
+    out = self._engine.decode(stops)
+    self._look()
+    return out
+
+  def extend(self, lanes: Sequence[Lane]) -> None:
+    self._engine.extend(lanes)
+    self._look()
+
+  def fork(self, lanes: Sequence[Lane]) -> None:
+    self._engine.fork(lanes)
+    self._look()
+
+  def _look(self) -> None:
+    self.most = max(self.most, _memory.live_bytes())

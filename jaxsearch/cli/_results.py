@@ -67,12 +67,15 @@ def _bench_rollout(argv: list[str]) -> None:
   latency = flags.DEFINE_float('latency_s', 0.2, 'Of a search.', 0.0, flag_values=values)
   dtype = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'All of it.', values)
   json_path = flags.DEFINE_string('json', '', 'File to write the figures to.', values)
-  step = flags.DEFINE_integer(
-    'step_context', 0, 'Also measure a step of decode with so many tokens a row.', 0, None, values
+  steps = flags.DEFINE_list(
+    'step_context', [], 'Also measure a step of decode with so many tokens a row, each.', values
   )
   tensor = define('tensor', 1, 'Devices that share the weights; on a CPU, one a core is fastest.')
+  sync = flags.DEFINE_bool('sync', True, 'Also measure how weights are brought over.', values)
   _define_knobs(values)
   _flags.parse('bench rollout', values, argv)
+  if not all(step.isdecimal() and int(step) for step in steps.value):
+    raise UserError(f'--step_context is {",".join(steps.value)!r}; give lengths, as 200,1000.')
   knobs = _knobs(values)
   if json_path.value:
     _paths.require_file_place('--json', json_path.value)
@@ -96,8 +99,9 @@ def _bench_rollout(argv: list[str]) -> None:
       rollout=knobs,
     ),
     modes.value or list(rollout.MODES),
-    step.value,
-    json_path.value,
+    step_contexts=[int(step) for step in steps.value],
+    sync=sync.value,
+    json_path=json_path.value,
   )
 
 
