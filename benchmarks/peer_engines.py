@@ -65,7 +65,7 @@ class Tunix(TurnByTurn):
 
   @staticmethod
   def options(job: Job) -> list[Option]:
-    tried = [(job.rows, True), (job.rows, False), (job.fewer_rows(), True)]
+    tried = [(job.rows, False), (job.rows, True), (job.fewer_rows(), True)]
     return [{'rows': rows, 'refill': refill} for rows, refill in tried]
 
   def __init__(self, job: Job, option: Option):

@@ -24,7 +24,7 @@ class Generate(TurnByTurn):
   @staticmethod
   def options(job: Job) -> list[Option]:
     usual = {'rows': job.rows, 'refill': True, 'cache': 'dynamic', 'threads': os.cpu_count()}
-    tried = [{}, {'refill': False}, {'cache': 'static'}, {'rows': job.fewer_rows()}]
+    tried = [{'refill': False}, {}, {'cache': 'static'}, {'rows': job.fewer_rows()}]
     tried += [{'threads': 1}] if _torch_device() == 'cpu' else []
     return [{**usual, **one} for one in tried]
 
