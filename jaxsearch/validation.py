@@ -64,18 +64,31 @@ _AXES = ('mesh.data', 'mesh.fsdp', 'mesh.tensor')
 def validate(
   config: config_lib.Config, verb: str, *, hosts: int = 1, made: Sequence[str] = ()
 ) -> None:
-  """Checks everything that can be checked without starting JAX or writing a file.
+  """Refuses a configuration in which `problems` finds any.
+
+  Raises:
+    UserError: lists every problem: the field, its value, what is allowed.
+  """
+  found = problems(config, verb, hosts=hosts, made=made)
+  if found:
+    raise UserError(
+      f'{len(found)} problem(s) in the configuration; mend the file or override with '
+      '--config.NAME=VALUE.\n' + '\n'.join(f'  {line}' for line in found)
+    )
+
+
+def problems(
+  config: config_lib.Config, verb: str, *, hosts: int = 1, made: Sequence[str] = ()
+) -> list[str]:
+  """Everything that can be checked without starting JAX or writing a file, a line a problem.
 
   Args:
     config: after all overrides.
     verb: of the command line; decides which files must be there.
     hosts: processes that take part.
     made: policy folders that need not be there yet, because earlier phases write them.
-
-  Raises:
-    UserError: lists every problem: the field, its value, what is allowed.
   """
-  problems = [
+  found = [
     line
     for name, _ in fields.walk(config)
     for line in fields.unknown(name, f'{name} is set by the configuration file')
@@ -84,17 +97,13 @@ def validate(
   for name, default in fields.flatten(config_lib.Config()):
     value = operator.attrgetter(name)(config)
     if not _has_type_of(value, default):
-      problems.append(f'{name} is {value!r}; allowed: a {type(default).__name__}.')
+      found.append(f'{name} is {value!r}; allowed: a {type(default).__name__}.')
       section, _, leaf = name.rpartition('.')
       setattr(operator.attrgetter(section)(checked) if section else checked, leaf, default)
-  problems += _bounds(checked, hosts) + _choices(checked) + files.problems(checked, verb, made)
+  found += _bounds(checked, hosts) + _choices(checked) + files.problems(checked, verb, made)
   if verb == 'train' and checked.algo.group_size == 1 and checked.algo.advantage != 'raw_reward':
-    problems.append('algo.group_size is 1; allowed: at least 2, or nothing is compared.')
-  if problems:
-    raise UserError(
-      f'{len(problems)} problem(s) in the configuration; mend the file or override with '
-      '--config.NAME=VALUE.\n' + '\n'.join(f'  {line}' for line in problems)
-    )
+    found.append('algo.group_size is 1; allowed: at least 2, or nothing is compared.')
+  return found
 
 
 def _has_type_of(value: object, default: object) -> bool:

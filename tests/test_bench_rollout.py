@@ -1,12 +1,16 @@
 """Traces, what replays them, and the floors that they are held against."""
 
 import json
+import os
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 
 from jaxsearch import cli
-from jaxsearch.bench import floors, replay, rollout, traces
+from jaxsearch.bench import _memory, floors, replay, rollout, traces
 from jaxsearch.bench.traces import Script, Turn
 from jaxsearch.models import sizes
 from jaxsearch.models.decoder import Size
@@ -18,6 +22,11 @@ SCRIPTS = [
   Script(1, 30, (Turn(1, 40, 0.05), Turn(5))),
   Script(2, 5, (Turn(7, 3, 0.0), Turn(1))),
 ]
+# Observation and delay of a search to fill in.
+_SEARCH = (
+  '{"question": 0, "prompt": 9, "turns": [{"policy": 6, "observation": %s, "latency_s": %s},'
+  ' {"policy": 6}]}'
+)
 
 
 @pytest.mark.parametrize('name', traces.SHAPES)
@@ -47,18 +56,27 @@ def test_a_trace_file_is_read_and_what_is_wrong_is_named(tmp_path):
     ('[]', 'line 1 is not a trajectory'),
     ('{"question": 0, "prompt": 9, "turns": [{"policies": 6}]}', "'policies'"),
     ('{"question": 0, "prompt": 9, "turns": []}', 'at least 1 token'),
-    ('{"question": 0, "prompt": 9, "turns": [{"policy": 6, "observation": 3}]}', 'has none'),
+    ('{"question": 0, "prompt": 9, "turns": [{"policy": 6, "observation": 3}]}', 'no observation'),
+    ('{"question": 0, "prompt": 9.5, "turns": [{"policy": 6}]}', 'whole numbers'),
+    ('{"question": 0, "prompt": 9, "turns": [{"policy": true}]}', 'whole numbers'),
+    (_SEARCH % ('"20"', 0.1), 'whole numbers'),
+    (_SEARCH % (0, 0.1), 'at least 1 token'),
+    (_SEARCH % (20, -0.1), r'latency_s is one of \[-0.1, 0.0\]; allowed: 0 or more'),
+    (_SEARCH % (20, 'NaN'), 'allowed: 0 or more'),
     ('', 'holds no trajectory'),
   ):
     path.write_text(line)
     with pytest.raises(UserError, match=told):
       traces.open_trace(str(path), 9, latency_s=1.0)
+  path.unlink()
+  with pytest.raises(UserError, match=r"mine.jsonl'; allowed: an existing file, or search_r1"):
+    traces.open_trace(str(path), 9, latency_s=1.0)
 
 
 def test_work_counted_by_hand():
   """One layer, width 2, one head of 2 with its own keys and values, hidden 3, vocabulary 5."""
   size = Size(5, layers=1, embed=2, heads=1, kv_heads=1, head_size=2, hidden=3)
-  work, machine = floors.Work(size, itemsize=4), floors.Machine(flops=10.0, bandwidth=100.0)
+  work, machine = floors.Work(size, itemsize=4, kept=4), floors.Machine(flops=10.0, bandwidth=100.0)
   matrices = 4 * 2 * 2 + 3 * 2 * 3
   assert work.weights == 4 * (matrices + 10) and work.entry == 16
   assert work.operations(3, 6, sampled=2) == 2 * matrices * 3 + 2 * 10 * 2 + 4 * 2 * 6
@@ -71,7 +89,7 @@ def test_work_counted_by_hand():
 def test_a_trace_counted_by_hand():
   """A prompt of 2 shared by two rows, one of which samples 1, is told 2 and samples 1 again."""
   size = Size(5, layers=1, embed=2, heads=1, kv_heads=1, head_size=2, hidden=3)
-  work, machine = floors.Work(size, itemsize=4), floors.Machine(flops=10.0, bandwidth=1e9)
+  work, machine = floors.Work(size, itemsize=4, kept=4), floors.Machine(flops=10.0, bandwidth=1e9)
   scripts = [Script(0, 2, (Turn(1, 2, 0.1), Turn(1))), Script(0, 2, (Turn(1),))]
   # Fed: places 0, 1 once, and 3, 4; sampled: places 2, 5 and 2; place t looks at t + 1 entries.
   fed = 68 * 4 + 8 * (1 + 2 + 4 + 5)
@@ -156,32 +174,92 @@ def test_where_the_time_goes_adds_up(bench):
   shares = [value for name, value in found.items() if name.startswith('share')]
   assert sum(shares) == pytest.approx(1.0) and min(shares) >= 0
   assert 0 < found['decode_floor_s'] < found['decode_step_s']
-  step = bench.step(16, machine)
-  expected = floors.Work(sizes.find('tiny'), 4).step(machine, [16 + 7 * 4] * 3)
-  assert step['floor'] == pytest.approx(expected) and step['seconds'] > 0
+
+
+def test_a_step_of_decode_is_measured_at_the_length_that_is_named(bench):
+  machine, work = floors.Machine(flops=1e11, bandwidth=1e10), floors.Work(sizes.find('tiny'), 4, 4)
+  for context in (1, 16, 21):  # Less than a chunk of extend, whole chunks, and a part of one.
+    step = bench.step(context, machine)
+    # Four steps a program; the first looks at the tokens that are there and at its own.
+    floor = sum(work.step(machine, [context + 1 + n] * 3) for n in range(4)) / 4
+    assert step['floor'] == pytest.approx(floor) and step['seconds'] > 0
+    assert bench.engine.lengths().tolist() == [context + 4] * 3
+
+
+def test_new_weights_replace_the_old_ones_and_compile_nothing(bench):
+  size = sizes.find('tiny')
+  matrices = 32 * 16 * 2 * (4 + 2) + 3 * 32 * 64
+  weights = size.vocab * 32 + size.layers * (matrices + 2 * 32) + 32
+  found = bench.sync()
+  assert found['bytes'] == 4 * weights and found['seconds'] > 0
+  assert (found['compiles'], found['beside_bytes'], found['left_bytes']) == (0, 0, 0)
+
+
+@pytest.mark.parametrize('mode', rollout.MODES)
+def test_a_mode_holds_weights_and_cache_and_little_else(bench, mode):
+  weights, most = bench.sync()['bytes'], bench.weigh(mode, SCRIPTS)
+  entries = 3 * 5 * 32  # Three slots, five blocks for 128 tokens and a chunk.
+  # Twice the weights: decode has the matrices in another order.
+  assert most > 1.5 * weights + entries * floors.Work(sizes.find('tiny'), 4, 4).entry
+  # The largest result of a program, and what it was told, beside what lies there anyway.
+  assert 0 <= most - _memory.live_bytes() < 10_000
 
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys):
   out = tmp_path / 'rollout.json'
   arguments = ['bench', 'rollout', '--model=tiny', '--trace=search_r1', '--trajectories=2']
   arguments += ['--latency_s=0', '--repeats=1', '--modes=resume,lockstep+reprefill', '--slots=2']
+  arguments += ['--step_context=9,70']
   assert cli.main([*arguments, f'--json={out}']) == 0, capsys.readouterr().err
   found = json.loads(out.read_text())
   assert list(found['modes']) == ['resume', 'lockstep+reprefill']
   for figures in found['modes'].values():
     assert figures['compiles_after_warmup'] == 0 and len(figures['runs']) == 1
-  assert f'{found["modes"]["resume"]["trajectories_per_s"]:.3g}' in capsys.readouterr().out
+    assert 0 < figures['live_mb'] < found['peak_memory_mb']
+  assert [step['context'] for step in found['steps']] == [9, 70] and found['sync']['compiles'] == 0
+  printed = capsys.readouterr().out
+  for figure in (
+    f'{found["modes"]["resume"]["trajectories_per_s"]:.3g}',
+    f'{found["steps"][1]["seconds"] * 1e3:.2f}',
+    f'are there in {found["sync"]["seconds"] * 1e3:.1f} ms',
+  ):
+    assert figure in printed
 
 
 @pytest.mark.parametrize(
-  ('argument', 'told'),
+  ('arguments', 'told'),
   [
-    ('--modes=resum', "--modes is 'resum'; allowed: resume, reprefill"),
+    ('--modes=resum', "--modes has 'resum'; allowed: resume, reprefill"),
     ('--trace=search', "--trace is 'search'; allowed: search_r1"),
     ('--model=50b', "no model '50b'"),
+    ('--trace=there/is_none.jsonl', "--trace is 'there/is_none.jsonl'; allowed: an existing file"),
     ('--slots=0', '--slots'),
+    ('--step_context=200,x', "--step_context is '200,x'; give lengths"),
+    ('--step_context=0', "--step_context is '0'"),
+    ('--cache=foo', "--cache is 'foo'; allowed: blocked, dense."),
+    (
+      '--block_tokens=16 --extend_tokens=64',
+      '--block_tokens is 16; allowed: at least --extend_tokens = 64, with a cache in blocks.',
+    ),
+    ('--tensor=3', '--tensor is 3; allowed: a divisor of 1792, the hidden size of 50m.'),
+    ('--tensor=896', '--tensor is 896, but there are'),
   ],
 )
-def test_bad_input_is_one_paragraph(argument, told, capsys):
-  assert cli.main(['bench', 'rollout', argument]) == 2
+def test_bad_input_is_one_paragraph(arguments, told, capsys):
+  jax.devices()  # Once JAX has started, a CPU cannot be made into more devices.
+  assert cli.main(['bench', 'rollout', *arguments.split()]) == 2
   assert told in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_heads_that_cannot_be_split_are_whole_on_every_device(tmp_path):
+  """With two key heads, in a process whose XLA_FLAGS pretend another number of devices."""
+  trace = tmp_path / 'short.jsonl'
+  trace.write_text('{"question": 0, "prompt": 9, "turns": [{"policy": 6}]}\n')
+  command = [sys.executable, '-m', 'jaxsearch', 'bench', 'rollout', f'--trace={trace}']
+  command += ['--model=tiny', '--tensor=16', '--slots=1', '--extend_rows=1']
+  command += ['--decode_steps=2', '--repeats=1', '--modes=resume']
+  env = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+  done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  assert 'resume' in done.stdout

@@ -27,7 +27,7 @@ class Paper:
       self.content[replica, target] = self.content[replica, source]
     for place, value in enumerate(values, start):
       page = self.pages.table[slot, place // TOKENS]
-      assert page, 'the page that is nobody\'s'
+      assert page, "the page that is nobody's"
       self.content[replica, page, place % TOKENS] = value
 
   def read(self, slot, count):
@@ -70,7 +70,7 @@ def test_every_slot_reads_what_it_wrote(seed):
 
 
 def test_a_fork_takes_no_page_until_somebody_writes():
-  """Of a shared page of which a part is used the first writer gets a copy, the last one keeps it."""
+  """The first to write into a shared page gets a copy, the last one keeps the page."""
   paper = Paper(10, 3, 1)
   paper.write(0, 0, [1, 2, 3, 4, 5, 6])
   assert paper.pages.free(0) == 7
@@ -156,12 +156,16 @@ def test_entries_are_kept_within_half_a_step(dtype, gap):
   kept = _entries.pack(x, np.dtype(dtype), axis=3)
   error = np.abs(_entries.unpack(kept, np.float32) - x)
   assert (error <= gap * np.abs(x).max(axis=3, keepdims=True)).all()
-  assert sum(a.nbytes for a in jax.tree.leaves(kept)) <= x.nbytes * {0.0: 1, 2**-8: 0.5}.get(gap, 0.4)
+  assert sum(a.nbytes for a in jax.tree.leaves(kept)) <= x.nbytes * {0.0: 1, 2**-8: 0.5}.get(
+    gap, 0.4
+  )
 
 
 @pytest.mark.parametrize('cache', ['blocked', 'paged'])
 @pytest.mark.parametrize('dtype, gap', [('bfloat16', 0.02), ('int8', 0.03)])
-def test_smaller_entries_move_log_probs_little(policy, tasks, pool, tmp_path, plenty, cache, dtype, gap):
+def test_smaller_entries_move_log_probs_little(
+  policy, tasks, pool, tmp_path, plenty, cache, dtype, gap
+):
   """Of the ids that both sampled before the first difference; a difference is rare."""
   options = {'cache': cache, 'block_tokens': 16, 'cache_dtype': dtype}
   done, _ = _roll(policy, tasks, pool, tmp_path, **options)

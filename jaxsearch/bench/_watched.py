@@ -1,4 +1,4 @@
-"""An engine that says how long its programs take."""
+"""Engines that are looked at after every program: how long it took, what lies on the devices."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxsearch.bench import floors
+from jaxsearch.bench import _memory, floors
 from jaxsearch.rollout.engine import Chunk, Engine
 from jaxsearch.rollout.lanes import Lane
 from jaxsearch.rollout.programs import Decoded
@@ -53,3 +52,30 @@ class Watched:
     program(lanes)
     self._engine.lengths()
     self.extend_s += time.perf_counter() - start
+
+
+class Weighed:
+  """An engine of which, after every program, the bytes of all arrays are counted."""
+
+  def __init__(self, engine: Engine):
+    self._engine = engine
+    self.most = 0
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._engine, name)
+
+  def decode(self, *, steps: int, stops: int) -> Chunk:
+    chunk = self._engine.decode(steps=steps, stops=stops)
+    self._look()
+    return chunk
+
+  def extend(self, lanes: Sequence[Lane]) -> None:
+    self._engine.extend(lanes)
+    self._look()
+
+  def fork(self, lanes: Sequence[Lane]) -> None:
+    self._engine.fork(lanes)
+    self._look()
+
+  def _look(self) -> None:
+    self.most = max(self.most, _memory.live_bytes())

@@ -50,10 +50,17 @@ def measure(dtype: Any) -> Machine:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """Operations and bytes of one policy in one dtype (arXiv 2001.08361, section 2.1)."""
+  """Operations and bytes of one policy (arXiv 2001.08361, section 2.1).
+
+  Attributes:
+    size: of the policy.
+    itemsize: bytes of a weight.
+    kept: bytes of a component of a key or value in the cache.
+  """
 
   size: Size
   itemsize: int
+  kept: int
 
   @property
   def _projections(self) -> int:
@@ -76,7 +83,7 @@ class Work:
   @property
   def entry(self) -> float:
     """Bytes of one token in the cache."""
-    return self.itemsize * 2 * self.size.layers * self.size.kv_heads * self.size.head_size
+    return self.kept * 2 * self.size.layers * self.size.kv_heads * self.size.head_size
 
   def step(self, machine: Machine, lengths: Sequence[int]) -> float:
     """Seconds that one step of decode over rows of these lengths takes at least."""

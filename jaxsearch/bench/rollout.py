@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,15 +17,16 @@ import numpy as np
 
 from jaxsearch import config as config_lib
 from jaxsearch import sharding
-from jaxsearch.bench import _table, floors, replay, traces
-from jaxsearch.bench._watched import Watched
+from jaxsearch.bench import _memory, _syncing, _table, floors, replay, traces
+from jaxsearch.bench import gap as gap_lib
+from jaxsearch.bench._watched import Watched, Weighed
 from jaxsearch.models import decoder, sizes
 from jaxsearch.rollout.engine import Engine
 from jaxsearch.rollout.extender import Extender
 from jaxsearch.rollout.lanes import Lane
 from jaxsearch.rollout.sampler import Sampler
 from jaxsearch.rollout.sync import WeightSync, sampling_mesh
-from jaxsearch.types import Kind, UserError
+from jaxsearch.types import Kind, Trajectory, UserError
 
 # name -> (feeds the whole context after a search, waits for everybody's search).
 MODES = {
@@ -34,7 +36,6 @@ MODES = {
   'lockstep+reprefill': (True, True),
 }
 _STEP_RUNS = 8
-_COMPILED = '/jax/core/compile/backend_compile_duration'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +78,19 @@ class Bench:
     size, dtype = sizes.find(model), jnp.dtype(dtype)
     context = max(rollout.context_tokens, -(-traces.longest(scripts) // 128) * 128)
     self._rollout = dataclasses.replace(rollout, context_tokens=context)
-    self.work, self._vocab = floors.Work(size, dtype.itemsize), size.vocab
+    kept = jnp.dtype(rollout.cache_dtype or dtype)
+    self.work, self._vocab = floors.Work(size, dtype.itemsize, kept.itemsize), size.vocab
+    self._size, self._dtype = size, dtype
     devices = _devices(tensor)
     mesh = sharding.make_mesh(config_lib.Mesh(data=1, tensor=tensor), devices)
     local = sampling_mesh(mesh, tensor)
     stops = replay.unstopped(size.vocab)
     self.engine = Engine(size, stops, self._rollout, mesh=local, dtype=dtype)
-    params = jax.jit(decoder.init, static_argnums=1)(jax.random.key(0), size)
-    self.engine.load(WeightSync(size, mesh, local, dtype)(params))
+    self._weights = functools.partial(
+      jax.jit(decoder.init, static_argnums=1), jax.random.key(0), size
+    )
+    self._sync = WeightSync(size, mesh, local, dtype)
+    self.engine.load(self._sync(self._weights()))
     self.engine.warmup()
 
   def watch(self, scripts: Sequence[traces.Script], machine: floors.Machine) -> dict[str, float]:
@@ -107,46 +113,59 @@ class Bench:
     }
 
   def step(self, context: int, machine: floors.Machine) -> dict[str, float]:
-    """Seconds of a step of decode with every slot at `context` tokens, and its floor."""
-    chunk, steps = self.engine.chunk, self._rollout.decode_steps
+    """Seconds of a step of decode that begins with `context` tokens in every slot, and its floor.
+
+    Both are means over the steps of one program, in which every row grows by a token a step.
+    """
+    chunk, steps, slots = self.engine.chunk, self._rollout.decode_steps, self.engine.slots
     tokens = np.random.default_rng(0).integers(0, self._vocab, context + 1).astype(np.int32)
-    lanes = []
-    for slot in range(self.engine.slots):
+
+    def lane(slot: int, start: int, stop: int) -> Lane:
+      left = steps if stop == context else 0
       key = np.array([slot, 0], np.uint32)
-      for at in range(0, context, chunk):
-        stop = min(at + chunk, context)
-        left = _STEP_RUNS * steps if stop == context else 0
-        lanes.append(Lane(slot, at, tokens[at:stop], int(tokens[stop]), left, key, 1.0))
-    for first in range(0, len(lanes), self.engine.lanes):
-      self.engine.extend(lanes[first : first + self.engine.lanes])
+      return Lane(slot, start, tokens[start:stop], int(tokens[stop]), left, key, 1.0)
+
+    starts = range(0, context, chunk)
+    self._extend([lane(s, at, min(at + chunk, context)) for s in range(slots) for at in starts])
     seconds = []
-    for _ in range(_STEP_RUNS):
-      before = self.engine.memory.length
+    for _ in range(1 + _STEP_RUNS):
+      # The last token once more: that rewinds the row to it.
+      self._extend([lane(slot, context - 1, context) for slot in range(slots)])
+      self.engine.lengths()
       start = time.perf_counter()
       self.engine.read(self.engine.decode())
       seconds.append((time.perf_counter() - start) / steps)
-    floor = self.work.step(machine, before)
-    return {'context': context, 'seconds': statistics.median(seconds[1:]), 'floor': floor}
+    floor = [self.work.step(machine, [context + 1 + step] * slots) for step in range(steps)]
+    return {
+      'context': context,
+      'seconds': statistics.median(seconds[1:]),
+      'floor': statistics.mean(floor),
+    }
+
+  def sync(self) -> dict[str, Any]:
+    """What it costs to bring the weights over again, as after an update; see `_syncing`."""
+    return _syncing.measure(self.engine, self._sync, self._weights())
+
+  def gap(self, scripts: Sequence[traces.Script]) -> dict[str, float]:
+    """How far the log-probabilities of mode resume are from the learner's; see `bench.gap`."""
+    done, _ = self._replay(self.engine, 'resume', scripts)
+    return gap_lib.measure(self._weights(), self._size, self._dtype, done)
+
+  def weigh(self, mode: str, scripts: Sequence[traces.Script]) -> int:
+    """Most bytes that arrays take on the devices while `scripts` are replayed.
+
+    Weights, cache and results are in it, what a program allocates while it runs is not.
+    """
+    weighed = Weighed(self.engine)
+    self._replay(weighed, mode, scripts)
+    return weighed.most
 
   def run(self, mode: str, scripts: Sequence[traces.Script]) -> dict[str, float]:
     """Replays `scripts` once; figures of this run."""
-    reprefills, waits = MODES[mode]
-    extender = (replay.Reprefill if reprefills else Extender)(self.engine)
-    pool = (replay.Barrier if waits else replay.Delays)(scripts)
-    sampler = Sampler(self.engine, extender, replay.Replay(scripts, self._vocab), self._rollout)
-    tasks = replay.tasks(scripts)
-    # Whoever waits for everybody begins and ends with everybody, too.
-    batch = self.engine.slots if waits else len(tasks)
     compiled: list[str] = []
-    with _listening(compiled):
+    with _syncing.listening(compiled):
       start = time.perf_counter()
-      done = [
-        trajectory
-        for first in range(0, len(tasks), batch)
-        for trajectory in sampler.rollout(
-          tasks[first : first + batch], pool=pool, top_k=1, temperature=1.0
-        )
-      ]
+      done, occupancy = self._replay(self.engine, mode, scripts)
       seconds = time.perf_counter() - start
     policy = sum(t.contexts[0].count(Kind.POLICY) for t in done)
     assert policy == sum(script.policy for script in scripts), 'the trace was not replayed'
@@ -154,47 +173,64 @@ class Bench:
       'trajectories_per_s': len(done) / seconds,
       'policy_tokens_per_s': policy / seconds,
       'all_tokens_per_s': sum(script.length for script in scripts) / seconds,
-      'occupancy': sampler.measure()['perf/occupancy'],
+      'occupancy': occupancy,
       'compiles_after_warmup': float(len(compiled)),
     }
 
+  def _replay(
+    self, engine: Engine, mode: str, scripts: Sequence[traces.Script]
+  ) -> tuple[list[Trajectory], float]:
+    """(every trajectory, occupancy)."""
+    reprefills, waits = MODES[mode]
+    extender = (replay.Reprefill if reprefills else Extender)(engine)
+    pool = (replay.Barrier if waits else replay.Delays)(scripts)
+    sampler = Sampler(engine, extender, replay.Replay(scripts, self._vocab), self._rollout)
+    tasks, done = replay.tasks(scripts), []
+    # Whoever waits for everybody begins and ends with everybody, too.
+    batch = engine.slots if waits else len(tasks)
+    for first in range(0, len(tasks), batch):
+      some = tasks[first : first + batch]
+      done += sampler.rollout(some, pool=pool, top_k=1, temperature=1.0)
+    return done, sampler.measure()['perf/occupancy']
 
-@contextlib.contextmanager
-def _listening(compiled: list[str]) -> Iterator[None]:
-  """Notes every compilation meanwhile."""
-
-  def listen(event: str, *_: Any, **__: Any) -> None:
-    if event == _COMPILED:
-      compiled.append(event)
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    yield
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
+  def _extend(self, lanes: Sequence[Lane]) -> None:
+    for first in range(0, len(lanes), self.engine.lanes):
+      self.engine.extend(lanes[first : first + self.engine.lanes])
 
 
-def rollout(settings: Settings, modes: Sequence[str], step_context: int, json_path: str) -> None:
+def rollout(
+  settings: Settings,
+  modes: Sequence[str],
+  *,
+  step_contexts: Sequence[int] = (),
+  sync: bool = False,
+  gap: bool = False,
+  json_path: str = '',
+) -> None:
   """Replays one trace in every mode, in turn, and prints what they did.
 
   Args:
     settings: what to replay.
     modes: names in MODES.
-    step_context: if not 0, a step of decode is measured at this many tokens a row.
+    step_contexts: a step of decode is measured at each of these many tokens a row.
+    sync: also measure how new weights are brought over.
+    gap: also measure how far log-probabilities are from the learner's.
     json_path: file to write as well; empty: none.
   """
+  # What may be refused comes first: the machine's rates take seconds to measure.
+  scripts = traces.open_trace(settings.trace, settings.trajectories, settings.latency_s)
+  _require_split(settings.model, settings.tensor)
   _devices(settings.tensor)
   machine = floors.measure(jnp.dtype(settings.dtype))
-  scripts = traces.open_trace(settings.trace, settings.trajectories, settings.latency_s)
   knobs = settings.rollout
-  if step_context:
-    room = step_context + _STEP_RUNS * knobs.decode_steps
-    knobs = dataclasses.replace(knobs, context_tokens=room)
+  if step_contexts:
+    room = max(step_contexts) + knobs.decode_steps
+    knobs = dataclasses.replace(knobs, context_tokens=max(room, knobs.context_tokens))
   bench = Bench(settings.model, settings.dtype, knobs, scripts, settings.tensor)
   floor = bench.work.trace(machine, scripts, bench.engine.slots)
+  # Untimed, which also warms the caches of the host and of XLA.
+  live = {mode: bench.weigh(mode, scripts[: bench.engine.slots]) for mode in modes}
   runs: dict[str, list[dict[str, float]]] = {mode: [] for mode in modes}
-  for mode in modes:  # Caches of the host and of XLA.
-    bench.run(mode, scripts[: bench.engine.slots])
   for _ in range(settings.repeats):
     for mode in modes:
       runs[mode].append(bench.run(mode, scripts))
@@ -202,10 +238,12 @@ def rollout(settings: Settings, modes: Sequence[str], step_context: int, json_pa
     'settings': dataclasses.asdict(settings),
     'machine': {**_table.machine(), **dataclasses.asdict(machine)},
     'floor_trajectories_per_s': len(scripts) / floor,
-    'where': bench.watch(scripts, machine),
-    **({'step': bench.step(step_context, machine)} if step_context else {}),
-    'peak_memory_mb': _table.peak_memory_mb(),
-    'modes': {mode: _medians(some) for mode, some in runs.items()},
+    'where': bench.watch(scripts[: 2 * bench.engine.slots], machine),
+    'steps': [bench.step(context, machine) for context in step_contexts],
+    **({'sync': bench.sync()} if sync else {}),
+    **({'gap': bench.gap(scripts[: bench.engine.slots])} if gap else {}),
+    'peak_memory_mb': _memory.peak_mb(),
+    'modes': {mode: {**_medians(some), 'live_mb': live[mode] / 1e6} for mode, some in runs.items()},
   }
   _table.show(found)
   if json_path:
@@ -213,8 +251,23 @@ def rollout(settings: Settings, modes: Sequence[str], step_context: int, json_pa
       json.dump(found, file, indent=2)
 
 
+def _require_split(model: str, tensor: int) -> None:
+  """Heads that cannot be split are whole on every device, but something must be split.
+
+  Raises:
+    UserError: there is no such model, or its matrices cannot be split.
+  """
+  hidden = sizes.find(model).hidden
+  if hidden % tensor:
+    raise UserError(
+      f'--tensor is {tensor}; allowed: a divisor of {hidden}, the hidden size of {model}.'
+    )
+
+
 def _devices(count: int) -> list[jax.Device]:
   """The first devices; a CPU is made into as many as are wanted, if JAX has not started yet.
+
+  This goes before the number of pretended devices that XLA_FLAGS may name.
 
   Raises:
     UserError: there are not so many.

@@ -8,7 +8,7 @@ import os
 from absl import flags
 
 from jaxsearch import config as config_lib
-from jaxsearch import plugins
+from jaxsearch import plugins, validation
 from jaxsearch.cli import _flags, _paths
 from jaxsearch.types import UserError
 
@@ -59,44 +59,74 @@ def _bench_rollout(argv: list[str]) -> None:
   """Replay a workload of lengths and delays, with counterfactuals."""
   values = flags.FlagValues()
   define = functools.partial(flags.DEFINE_integer, lower_bound=1, flag_values=values)
-  text, switch = (functools.partial(f, flag_values=values) for f in _KINDS)
   model = flags.DEFINE_string('model', '50m', 'Name in models/sizes.', values)
   trace = flags.DEFINE_string('trace', 'search_r1', 'A shape, or a file of a trace.', values)
-  every = ['resume', 'reprefill', 'lockstep', 'lockstep+reprefill']
-  modes = flags.DEFINE_list('modes', every, 'In turn.', values)
+  modes = flags.DEFINE_list('modes', [], 'In turn; empty: all.', values)
   trajectories = define('trajectories', 40, 'Of the trace.')
   repeats = define('repeats', 5, 'Runs of every mode; medians are shown.')
   latency = flags.DEFINE_float('latency_s', 0.2, 'Of a search.', 0.0, flag_values=values)
   dtype = flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'All of it.', values)
   json_path = flags.DEFINE_string('json', '', 'File to write the figures to.', values)
-  step = flags.DEFINE_integer(
-    'step_context', 0, 'Also measure a step of decode with so many tokens a row.', 0, None, values
+  steps = flags.DEFINE_list(
+    'step_context', [], 'Also measure a step of decode with so many tokens a row, each.', values
   )
   tensor = define('tensor', 1, 'Devices that share the weights; on a CPU, one a core is fastest.')
-  define_knob = {int: define, str: text, bool: switch}
-  knobs = {
-    name: define_knob[type(default)](name, default, f'As rollout.{name}.')
-    for name, default in _KNOBS.items()
-  }
+  sync = flags.DEFINE_bool('sync', True, 'Also measure how weights are brought over.', values)
+  gap = flags.DEFINE_bool(
+    'gap', False, "Also measure how far log-probs are from the learner's.", values
+  )
+  _define_knobs(values)
   _flags.parse('bench rollout', values, argv)
-  from jaxsearch.bench import rollout
-
-  unknown = [mode for mode in modes.value if mode not in rollout.MODES]
-  if unknown or not modes.value:
-    raise UserError(f'--modes is {",".join(modes.value)!r}; allowed: {", ".join(rollout.MODES)}.')
+  if not all(step.isdecimal() and int(step) for step in steps.value):
+    raise UserError(f'--step_context is {",".join(steps.value)!r}; give lengths, as 200,1000.')
+  knobs = _knobs(values)
   if json_path.value:
     _paths.require_file_place('--json', json_path.value)
-  settings = rollout.Settings(
-    model=model.value,
-    trace=trace.value,
-    trajectories=trajectories.value,
-    latency_s=latency.value,
-    repeats=repeats.value,
-    dtype=dtype.value,
-    tensor=tensor.value,
-    rollout=config_lib.Rollout(**{name: knob.value for name, knob in knobs.items()}),
+  from jaxsearch.bench import rollout
+
+  for mode in modes.value:
+    if mode not in rollout.MODES:
+      raise UserError(
+        f'--modes has {mode!r}; allowed: {", ".join(rollout.MODES)}.'
+        f'{plugins.nearest(mode, rollout.MODES)}'
+      )
+  rollout.rollout(
+    rollout.Settings(
+      model=model.value,
+      trace=trace.value,
+      trajectories=trajectories.value,
+      latency_s=latency.value,
+      repeats=repeats.value,
+      dtype=dtype.value,
+      tensor=tensor.value,
+      rollout=knobs,
+    ),
+    modes.value or list(rollout.MODES),
+    step_contexts=[int(step) for step in steps.value],
+    sync=sync.value,
+    gap=gap.value,
+    json_path=json_path.value,
   )
-  rollout.rollout(settings, modes.value, step.value, json_path.value)
+
+
+def _define_knobs(values: flags.FlagValues) -> None:
+  for name, default in _KNOBS.items():
+    what = f'As rollout.{name}.'
+    if isinstance(default, bool):
+      flags.DEFINE_bool(name, default, what, values)
+    elif isinstance(default, int):
+      flags.DEFINE_integer(name, default, what, min(default, 1), flag_values=values)
+    else:
+      flags.DEFINE_string(name, default, what, values)
+
+
+def _knobs(values: flags.FlagValues) -> config_lib.Rollout:
+  """What the knobs' flags say; a problem is told by the name of the flag."""
+  made = config_lib.Rollout(**{name: values[name].value for name in _KNOBS})
+  found = validation.problems(config_lib.Config(rollout=made), 'bench rollout')
+  if found:
+    raise UserError('\n'.join(line.replace('rollout.', '--') for line in found))
+  return made
 
 
 def _bench_recipes(argv: list[str]) -> None:
@@ -131,15 +161,16 @@ def _bench_recipes(argv: list[str]) -> None:
   )
 
 
-_KINDS = flags.DEFINE_string, flags.DEFINE_bool
-# Fields of `config.Rollout` that are flags of `bench rollout`, where it begins with other values.
+# Fields of `config.Rollout` that are flags of `bench rollout`, and their values there.
 _KNOBS = {
   'slots': 8,
   'decode_steps': 64,
   'extend_rows': 8,
   'extend_tokens': 64,
   'block_tokens': 512,
+  'pages': 0,
   'cache': 'blocked',
+  'cache_dtype': '',
   'deterministic': False,
   'overlap': False,
 }

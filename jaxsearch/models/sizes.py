@@ -10,7 +10,7 @@ _QWEN = {'rope_base': 1e6, 'attention_bias': True, 'head_size': 128}
 
 SIZES = {
   'tiny': Size(300, layers=2, embed=32, heads=4, kv_heads=2, head_size=16, hidden=64),
-  # 52 million parameters: what two CPU cores can compare engines with.
+  # 50 million parameters: what two CPU cores can compare engines with.
   '50m': Size(8192, layers=10, embed=640, heads=8, kv_heads=2, head_size=80, hidden=1792),
   'qwen2p5_1p5b': Size(151936, layers=28, embed=1536, heads=12, kv_heads=2, hidden=8960, **_QWEN),
   'qwen2p5_3b': Size(151936, layers=36, embed=2048, heads=16, kv_heads=2, hidden=11008, **_QWEN),

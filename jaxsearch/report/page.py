@@ -24,16 +24,16 @@ h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .
 p.note { color: var(--soft); margin: .3rem 0 1rem; max-width: 60rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 1rem;
   align-items: start; }
-.figures { grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); margin-top: 1.2rem; }
+.figures { grid-template-columns: repeat(auto-fit, minmax(195px, 1fr)); margin-top: 1.2rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: .9rem 1rem; overflow-wrap: anywhere; }
+  padding: .9rem 1rem; overflow-wrap: anywhere; overflow-x: auto; }
 .card svg { width: 100%; height: auto; display: block; }
-.figure { font-size: 1.8rem; font-weight: 650; white-space: nowrap; }
+.figure { font-size: 1.5rem; font-weight: 650; overflow-wrap: normal; }
 small { color: var(--soft); }
-table { border-collapse: collapse; width: 100%; overflow-wrap: normal; }
-td, th { padding: .25rem 0 .25rem .6rem; white-space: nowrap; text-align: right;
+table { border-collapse: collapse; width: 100%; overflow-wrap: normal; font-size: .9em; }
+td, th { padding: .25rem 0 .25rem .5rem; white-space: nowrap; text-align: right;
   border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
-td:first-child, th:first-child { text-align: left; padding-left: 0; }
+td:first-child, th:first-child { text-align: left; padding-left: 0; white-space: normal; }
 th { color: var(--soft); font-weight: 500; } table + table { margin-top: 1.2rem; }
 td.after { font-weight: 650; } td.bar { width: 60%; } td.bar div { background: var(--bar);
   height: .8rem; border-radius: 3px; min-width: 1px; }

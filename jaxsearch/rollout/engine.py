@@ -169,9 +169,7 @@ class Engine:
       `pending` at the last one (teacher forcing, at the lane's temperature).
     """
     packed = self._written(lanes, self.lanes)
-    self._cache, self._rows, logprobs = self._score(
-      self._params, self._cache, self._rows, packed
-    )
+    self._cache, self._rows, logprobs = self._score(self._params, self._cache, self._rows, packed)
     return np.asarray(logprobs)[self._packer.rows([lane.slot for lane in lanes], self.lanes)]
 
   def fork(self, lanes: Sequence[Lane]) -> None:

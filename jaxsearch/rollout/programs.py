@@ -85,7 +85,7 @@ class Programs:
     """
     slots_S, everyone = once['slots'], rows
     S = slots_S.shape[0]
-    compact = S < everyone.length.shape[0]
+    compact = everyone.length.shape[0] > S
     if compact:
       rows = jax.tree.map(lambda a: a.at[slots_S].get(mode='fill', fill_value=0), everyone)
     begun = rows.active.sum()
@@ -214,7 +214,7 @@ def _set_rows(rows: Rows, lanes: dict[str, jax.Array]) -> Rows:
 
 
 def copy_entries(cache: Any, sources_N: jax.Array, targets_N: jax.Array) -> Any:
-  """Copies along the first axis of all arrays, one after the other; source = target does nothing."""
+  """Copies along the first axis of all arrays, one by one; source = target does nothing."""
 
   def one(index: jax.Array, cache: Any) -> Any:
     def copy(array: jax.Array) -> jax.Array:

@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxsearch.types import Context, Kind, Segment, Span, Status, Task, Trajectory, Turn, row_id
 
-
 _NO_IDS = np.zeros(0, np.int32)
 
 

@@ -20,7 +20,6 @@ from jaxsearch.models.decoder import Attend, Size
 from jaxsearch.rollout.caches import _entries, _windows
 from jaxsearch.rollout.caches._entries import Entries
 
-
 PAGED = False
 HEADS = 1
 

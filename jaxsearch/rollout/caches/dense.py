@@ -18,7 +18,6 @@ from jaxsearch.models import attention
 from jaxsearch.models.decoder import Attend, Size
 from jaxsearch.rollout.caches import _windows
 
-
 PAGED = False
 HEADS = 1
 
