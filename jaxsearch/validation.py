@@ -14,8 +14,7 @@ from collections.abc import Sequence
 
 from jaxsearch import config as config_lib
 from jaxsearch import fields, files, plugins
-from jaxsearch.rewards._contract import FORCED_TOKENS
-from jaxsearch.types import UserError
+from jaxsearch.types import FORCED_TOKENS, UserError
 
 # Every number must be positive, except these.
 _ZERO_OR_MORE = (

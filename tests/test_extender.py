@@ -118,3 +118,14 @@ def test_nothing_is_shared_after_the_weights_change(engine, extender):
   _begin(extender, late)
   extender.flush(0, _nobody_goes)
   assert _holds(engine, extender, late)
+
+
+def test_a_slot_that_gave_up_its_cache_is_no_source(engine, extender):
+  _begin(extender, _row(0, [1, 2, 3, 4]))
+  extender.flush(0, _nobody_goes)
+  extender.withdraw(0)
+  engine.cache[0][:] = -1
+  late = _row(1, [1, 2, 3, 4])
+  _begin(extender, late)
+  extender.flush(0, _nobody_goes)
+  assert _holds(engine, extender, late)

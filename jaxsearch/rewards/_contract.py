@@ -20,10 +20,6 @@ import numpy as np
 Rows = list[dict[str, float]]
 
 
-# Tokens that a reward may force behind a full context.
-FORCED_TOKENS = 256
-
-
 @dataclasses.dataclass(frozen=True)
 class ScoreRequest:
   """What a reward may ask the engine: how likely is a text behind a part of a rollout?

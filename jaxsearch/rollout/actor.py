@@ -16,7 +16,7 @@ from jaxsearch import config as config_lib
 from jaxsearch import plugins, trajectories
 from jaxsearch.models import decoder
 from jaxsearch.retrieval.pool import Pool
-from jaxsearch.rewards._contract import FORCED_TOKENS, Rows, ScoreRequest
+from jaxsearch.rewards._contract import Rows, ScoreRequest
 from jaxsearch.rollout.dialogue import Dialogue
 from jaxsearch.rollout.engine import Engine
 from jaxsearch.rollout.extender import Extender
@@ -25,7 +25,7 @@ from jaxsearch.rollout.scorer import Scorer
 from jaxsearch.rollout.sync import WeightSync, sampling_mesh
 from jaxsearch.text import stops as stops_lib
 from jaxsearch.text.tokenizer import Tokenizer
-from jaxsearch.types import Task, Trajectory, UserError
+from jaxsearch.types import FORCED_TOKENS, Task, Trajectory, UserError
 
 
 class Actor:
