@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from jaxsearch import cli
-from jaxsearch.bench import _memory, floors, replay, rollout, traces
+from jaxsearch.bench import _memory, _syncing, floors, replay, rollout, traces
 from jaxsearch.bench.traces import Script, Turn
 from jaxsearch.models import sizes
 from jaxsearch.models.decoder import Size
@@ -142,6 +143,42 @@ def test_a_new_request_is_fed_whole_and_a_row_that_resumes_is_not(bench):
   assert fed == {'resume': 29 + 40, 'reprefill': 29 + 70}
 
 
+@pytest.mark.parametrize('mode', rollout.MODES)
+def test_in_lockstep_nothing_is_fed_while_a_row_runs(bench, mode):
+  """Neither the first row's answer, while the second runs, nor the fourth in the third's place."""
+  scripts = [
+    Script(0, 9, (Turn(1, 20, 0.0), Turn(2))),
+    Script(1, 9, (Turn(30),)),
+    Script(2, 9, (Turn(2),)),
+    Script(3, 17, (Turn(2),)),
+  ]
+  engine, running, fed = bench.engine, [False], []
+  extend, decode = engine.extend, engine.decode
+
+  def decoded(stops):
+    out = decode(stops)
+    running.append(bool(np.asarray(out.active).any()))
+    return out
+
+  engine.decode = decoded
+  engine.extend = lambda lanes: (fed.append(running[-1]), extend(lanes))
+  try:
+    bench.run(mode, scripts)
+  finally:
+    del engine.decode, engine.extend
+  assert any(fed) == (not mode.startswith('lockstep'))
+
+
+def test_compilations_are_counted():
+  compiled = []
+  with _syncing.listening(compiled):
+    jax.jit(lambda x: x * 41.5 + 3)(np.float32(1))
+  assert compiled
+  count = len(compiled)
+  jax.jit(lambda x: x * 42.5 + 3)(np.float32(1))
+  assert len(compiled) == count
+
+
 def _request(place, turn):
   return SearchRequest(str(place), turn, 0, ('',), 1, str(place), 0.0, key=0)
 
@@ -159,7 +196,9 @@ def test_a_barrier_answers_all_or_nobody():
   pool.submit(_request(0, 1))
   pool.submit(_request(2, 0))
   assert pool.poll(0.0) == [] and pool.pending == 2  # A row is running.
+  start = time.monotonic()
   assert len(pool.poll(1.0)) == 2 and pool.pending == 0
+  assert time.monotonic() - start >= 0.05  # The slower of the two.
 
 
 def test_the_automaton_runs_and_never_stops_a_row():
