@@ -198,6 +198,7 @@ def _choices(c: config_lib.Config) -> list[str]:
   backends, rules = plugins.names('retrieval.backends'), _functions('algo', 'rules')
   allowed = {
     'policy.dtype': ['bfloat16', 'float32'],
+    'policy.attention': plugins.names('models.attentions'),
     'protocol.name': plugins.names('protocols'),
     'protocol.form': ['base', 'instruct'],
     'retrieval.backend': backends,
