@@ -29,7 +29,11 @@ def policy(tmp_path_factory):
   return policies.make_tokenizer(tmp_path_factory.mktemp('plain')), size, params
 
 
-CACHES = {'dense': {}, 'blocked': {'cache': 'blocked', 'block_tokens': 16}}
+CACHES = {
+  'dense': {},
+  'blocked': {'cache': 'blocked', 'block_tokens': 16},
+  'cudnn': {'cache': 'cudnn'},
+}
 
 
 @pytest.fixture(scope='module', params=CACHES)

@@ -101,7 +101,7 @@ class Engine:
     self._table = stops_lib.widen(stops, size.vocab).table
     self._table = jax.device_put(self._table, NamedSharding(mesh, PartitionSpec()))
     init = functools.partial(caches.init, size, rollout, self.replicas, time, dtype)
-    self._cache = self._allocate(init, size)
+    self._cache = self._allocate(init, size, caches.HEADS)
     self._rows = jax.device_put(no_rows(self.slots), self._split)
     self._params = self._decode_params = None
     self._turn = jax.jit(decoder.turn)
@@ -185,10 +185,10 @@ class Engine:
     )
     return jax.jit(mapped, donate_argnums=(1, 2))
 
-  def _allocate(self, init: Callable[[], Any], size: decoder.Size) -> Any:
+  def _allocate(self, init: Callable[[], Any], size: decoder.Size, axis: int) -> Any:
     tensor = self._mesh.shape['tensor']
     heads = 'tensor' if size.kv_heads % tensor == 0 else None
-    sharding = NamedSharding(self._mesh, PartitionSpec('replica', heads))
+    sharding = NamedSharding(self._mesh, PartitionSpec('replica', *[None] * (axis - 1), heads))
     return jax.jit(init, out_shardings=sharding)()
 
   def _places(self, lanes: Sequence[Lane], count: int) -> list[int]:

@@ -18,6 +18,8 @@ from jaxsearch import config as config_lib
 from jaxsearch.models import attention
 from jaxsearch.models.decoder import Attend, Size
 
+HEADS = 1
+
 
 class Cache(NamedTuple):
   """`keys[l][b]` [S,K,B,H] and `values[l][b]` [S,K,H,B]: block b of layer l."""

@@ -17,6 +17,8 @@ from jaxsearch import config as config_lib
 from jaxsearch.models import attention
 from jaxsearch.models.decoder import Attend, Size
 
+HEADS = 1
+
 
 class Cache(NamedTuple):
   """`keys[l]` [S,K,H,T], `values[l]` [S,K,T,H]."""
