@@ -138,7 +138,7 @@ def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
     ),
     (
       'rollout.block_tokens',
-      r.block_tokens >= r.extend_tokens or r.cache == 'dense',
+      r.block_tokens >= r.extend_tokens or r.cache != 'blocked',
       f'at least rollout.extend_tokens = {r.extend_tokens}, with a cache in blocks',
     ),
     *(
