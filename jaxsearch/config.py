@@ -26,6 +26,7 @@ class Policy:
   reference: str = ''  # Policy folder of the frozen KL reference; empty: the starting policy.
   dtype: str = 'float32'  # Compute dtype of sampler and learner alike; weights stay float32.
   scan: bool = True  # One compiled layer in training; False: unrolled, twice as fast on CPU.
+  attention: str = 'xla'  # Of the learner, a file in models/attentions/: xla, cudnn or splash.
   remat: bool = True  # Recompute activations in the backward pass; saves memory, costs a third.
 
 

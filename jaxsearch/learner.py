@@ -49,6 +49,7 @@ class Learner:
     self._config = config
     self._size = size
     self._model = plugins.load('models', type(size).__module__.rpartition('.')[2])
+    self._attend = plugins.load('models.attentions', config.policy.attention).make(mesh)
     self._objective = objective.Objective(config.algo, config.rollout.policy_tokens)
     self._schedule = optimizer.schedule(config.optimizer)
     self._optimizer = optimizer.make(config.optimizer)
@@ -220,6 +221,7 @@ class Learner:
       dtype=jnp.dtype(policy.dtype),
       remat=policy.remat,
       scan=policy.scan,
+      attend=self._attend,
     )
     return logprobs_lib.token_logprobs(
       x_BTD,

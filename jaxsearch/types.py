@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-
 # Tokens that a reward may force behind a full context.
 FORCED_TOKENS = 256
 

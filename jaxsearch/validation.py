@@ -148,7 +148,7 @@ def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
     ),
     (
       'rollout.block_tokens',
-      r.block_tokens >= r.extend_tokens or r.cache == 'dense',
+      r.block_tokens >= r.extend_tokens or r.cache not in ('blocked', 'paged'),
       f'at least rollout.extend_tokens = {r.extend_tokens}, with a cache in blocks',
     ),
     *_pages(r),
@@ -193,9 +193,10 @@ def _pages(r: config_lib.Rollout) -> list[tuple[str, bool, str]]:
   """The same, of a cache whose memory is bounded."""
   # A full row, a chunk behind it, what a reward may force there, and a page that is nobody's.
   room = r.context_tokens + r.extend_tokens + FORCED_TOKENS
+  paged = r.cache in ('paged', 'ragged')
   least = 1 + -(-room // max(r.block_tokens, 1))
   return [
-    ('rollout.pages', r.cache == 'paged' or not r.pages, "0, or rollout.cache='paged'"),
+    ('rollout.pages', paged or not r.pages, '0, or a rollout.cache of pages'),
     (
       'rollout.pages',
       not r.pages or r.pages >= least,
@@ -204,8 +205,8 @@ def _pages(r: config_lib.Rollout) -> list[tuple[str, bool, str]]:
     ('rollout.leaves', not r.pages or r.leaves == 1, '1, with rollout.pages'),
     (
       'rollout.cache_dtype',
-      not r.cache_dtype or r.cache != 'dense',
-      "empty, with rollout.cache='dense', which attention reads whole",
+      not r.cache_dtype or r.cache in ('blocked', 'paged'),
+      "empty, or rollout.cache='blocked' or 'paged'",
     ),
   ]
 
@@ -230,6 +231,7 @@ def _choices(c: config_lib.Config) -> list[str]:
   backends, rules = plugins.names('retrieval.backends'), _functions('algo', 'rules')
   allowed = {
     'policy.dtype': ['bfloat16', 'float32'],
+    'policy.attention': plugins.names('models.attentions'),
     'protocol.name': plugins.names('protocols'),
     'protocol.form': ['base', 'instruct'],
     'retrieval.backend': backends,

@@ -275,7 +275,7 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     ('--slots=0', '--slots'),
     ('--step_context=200,x', "--step_context is '200,x'; give lengths"),
     ('--step_context=0', "--step_context is '0'"),
-    ('--cache=foo', "--cache is 'foo'; allowed: blocked, dense, paged."),
+    ('--cache=foo', "--cache is 'foo'; allowed: blocked, cudnn, dense, paged, ragged."),
     (
       '--block_tokens=16 --extend_tokens=64',
       '--block_tokens is 16; allowed: at least --extend_tokens = 64, with a cache in blocks.',

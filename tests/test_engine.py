@@ -33,6 +33,7 @@ CACHES = {
   'dense': {},
   'blocked': {'cache': 'blocked', 'block_tokens': 16},
   'paged': {'cache': 'paged', 'block_tokens': 16},
+  'cudnn': {'cache': 'cudnn'},
 }
 
 

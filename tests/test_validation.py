@@ -56,6 +56,7 @@ def test_what_works_passes_and_leaves_no_trace(working, tmp_path, verb):
     ('rollout.policy_tokens', 1024, 'below rollout.context_tokens = 1024'),
     ('rollout.temperature', 0.0, 'above 0'),
     ('rollout.cache', 'blocks', "Did you mean 'blocked'?"),
+    ('policy.attention', 'splish', "Did you mean 'splash'?"),
     ('rollout.block_tokens', 0, 'above 0'),
     ('rollout.max_searches', -1, '0 or more'),
     ('retrieval.top_k', 0, 'above 0'),

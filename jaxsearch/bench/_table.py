@@ -51,7 +51,8 @@ def show(found: dict[str, Any]) -> None:
   console.print(
     f'Medians of {settings["repeats"]} interleaved runs. Floor: {floor:.3g} trajectories/s, with '
     f'{machine["flops"] / 1e9:.0f} GFLOP/s and {machine["bandwidth"] / 1e9:.1f} GB/s measured on '
-    f'{machine["device"]}, {machine["cores"]} cores, jax {machine["jax"]}. Peak memory of '
+    f'{machine["device"]}, {machine["cores"]} cores, jax {machine["jax"]}. Beside the arrays '
+    f'programs allocate at most {max(found["temporary_mb"].values()):.0f} MB; peak memory of '
     f'everything together {found["peak_memory_mb"]:.0f} MB.'
   )
 

@@ -146,6 +146,14 @@ class Bench:
     """What it costs to bring the weights over again, as after an update; see `_syncing`."""
     return _syncing.measure(self.engine, self._sync, self._weights())
 
+  def temporaries(self) -> dict[str, int]:
+    """Bytes that each program allocates on a device while it runs, beside weights and cache."""
+    return {
+      name: program.compile().memory_analysis().temp_size_in_bytes
+      for name, program in self.engine.lowered().items()
+      if name != 'score'  # Rewards alone ask for it.
+    }
+
   def gap(self, scripts: Sequence[traces.Script]) -> dict[str, float]:
     """How far the log-probabilities of mode resume are from the learner's; see `bench.gap`."""
     done, _ = self._replay(self.engine, 'resume', scripts)
@@ -230,6 +238,7 @@ def rollout(
   floor = bench.work.trace(machine, scripts, bench.engine.slots)
   # Untimed, which also warms the caches of the host and of XLA.
   live = {mode: bench.weigh(mode, scripts[: bench.engine.slots]) for mode in modes}
+  temporary = bench.temporaries()
   runs: dict[str, list[dict[str, float]]] = {mode: [] for mode in modes}
   for _ in range(settings.repeats):
     for mode in modes:
@@ -242,6 +251,7 @@ def rollout(
     'steps': [bench.step(context, machine) for context in step_contexts],
     **({'sync': bench.sync()} if sync else {}),
     **({'gap': bench.gap(scripts[: bench.engine.slots])} if gap else {}),
+    'temporary_mb': {name: count / 1e6 for name, count in temporary.items()},
     'peak_memory_mb': _memory.peak_mb(),
     'modes': {mode: {**_medians(some), 'live_mb': live[mode] / 1e6} for mode, some in runs.items()},
   }

@@ -150,7 +150,14 @@ def init(key: jax.Array, size: Size) -> Params:
 
 
 def hidden(
-  params: Params, size: Size, tokens_BT: jax.Array, *, dtype: Any, remat: bool, scan: bool
+  params: Params,
+  size: Size,
+  tokens_BT: jax.Array,
+  *,
+  dtype: Any,
+  remat: bool,
+  scan: bool,
+  attend: Attend = attention.causal,
 ) -> jax.Array:
   """Final hidden states [B,T,D] of right-padded rows.
 
@@ -162,13 +169,14 @@ def hidden(
     remat: compute each layer's activations again in the backward pass.
     scan: one compiled layer, applied L times; otherwise L copies, slower to compile and on CPU
       twice as fast to run.
+    attend: causal attention over whole rows (models/attentions).
   """
   B, T = tokens_BT.shape
   positions_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
 
   def layer(x_BTD: jax.Array, layer_params: Params) -> tuple[jax.Array, None]:
     block = Block(size, dtype)
-    return block.apply({'params': layer_params}, x_BTD, positions_BT, attention.causal), None
+    return block.apply({'params': layer_params}, x_BTD, positions_BT, attend), None
 
   layer = jax.checkpoint(layer, prevent_cse=False) if remat else layer
   x_BTD = _embed(params, tokens_BT, dtype)
