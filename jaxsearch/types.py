@@ -19,9 +19,6 @@ from typing import Any
 
 import numpy as np
 
-# Tokens that a reward may force behind a full context.
-FORCED_TOKENS = 256
-
 
 class UserError(ValueError):
   """Something the user can mend. The command line prints the message and exits with code 2.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from jaxsearch import config as config_lib
 from jaxsearch import fields, files, plugins
-from jaxsearch.types import FORCED_TOKENS, UserError
+from jaxsearch.types import UserError
 
 # Every number must be positive, except these.
 _ZERO_OR_MORE = (
@@ -192,7 +192,7 @@ def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
 def _pages(r: config_lib.Rollout) -> list[tuple[str, bool, str]]:
   """The same, of a cache whose memory is bounded."""
   # A full row, a chunk behind it, what a reward may force there, and a page that is nobody's.
-  room = r.context_tokens + r.extend_tokens + FORCED_TOKENS
+  room = r.context_tokens + r.extend_tokens + config_lib.FORCED_TOKENS
   paged = r.cache in ('paged', 'ragged')
   least = 1 + -(-room // max(r.block_tokens, 1))
   return [

@@ -155,10 +155,10 @@ def test_in_lockstep_nothing_is_fed_while_a_row_runs(bench, mode):
   engine, running, fed = bench.engine, [False], []
   extend, decode = engine.extend, engine.decode
 
-  def decoded(stops):
-    out = decode(stops)
-    running.append(bool(np.asarray(out.active).any()))
-    return out
+  def decoded(**limits):
+    chunk = decode(**limits)
+    running.append(bool(np.asarray(chunk.out.active).any()))
+    return chunk
 
   engine.decode = decoded
   engine.extend = lambda lanes: (fed.append(running[-1]), extend(lanes))

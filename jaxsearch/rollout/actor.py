@@ -25,7 +25,7 @@ from jaxsearch.rollout.scorer import Scorer
 from jaxsearch.rollout.sync import WeightSync, sampling_mesh
 from jaxsearch.text import stops as stops_lib
 from jaxsearch.text.tokenizer import Tokenizer
-from jaxsearch.types import FORCED_TOKENS, Task, Trajectory, UserError
+from jaxsearch.types import Task, Trajectory, UserError
 
 
 class Actor:
@@ -47,7 +47,7 @@ class Actor:
     stops = stops_lib.compile(self.protocol.stops, tokenizer)
     self._sync = WeightSync(size, training_mesh, mesh, dtype)
     self._reward = plugins.load('rewards', config.reward.name).reward
-    spare = FORCED_TOKENS if inspect.isgeneratorfunction(self._reward) else 0
+    spare = config_lib.FORCED_TOKENS if inspect.isgeneratorfunction(self._reward) else 0
     self._engine = Engine(size, stops, config.rollout, mesh=mesh, dtype=dtype, spare=spare)
     self._scorer = Scorer(self._engine, tokenizer)
     dialogue = Dialogue(self.protocol, tokenizer, stops, config.rollout, seed=config.seed)
