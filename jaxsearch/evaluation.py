@@ -179,7 +179,7 @@ def at_work(
   """The policy of a folder with its weights loaded, and a retriever."""
   # Samples of one question are independent here.
   config = dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, leaves=1))
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.open_mesh(config)
   size, params, tokenizer = checkpoint.load_policy(policy, mesh)
   actor = Actor(config, size, tokenizer, mesh)
   actor.load(params)

@@ -31,9 +31,39 @@ RULES: Mapping[str | None, str | None] = {
   'vocab': 'tensor',
   None: None,
 }
+# Files of models/attentions and rollout/caches that are written in a TPU's own language.
+_TPU_ONLY = ('splash', 'ragged')
 _ROWS = PartitionSpec(('data', 'fsdp'))
 # Bytes that hosts exchange at a time: a fixed number, so that one compiled program serves all.
 _PIECE = 2**18
+
+
+def open_mesh(config: config_lib.Config) -> Mesh:
+  """The training mesh of a run, whose kernels have been written for these devices.
+
+  Raises:
+    UserError: as `make_mesh`, and if a kernel for TPUs would meet anything else.
+  """
+  require_kernels(config)
+  return make_mesh(config.mesh)
+
+
+def require_kernels(config: config_lib.Config) -> None:
+  """Refuses kernels of other hardware than JAX's default devices.
+
+  Raises:
+    UserError: names the field.
+  """
+  platform = jax.default_backend()
+  for field, value, other in (
+    ('policy.attention', config.policy.attention, 'xla'),
+    ('rollout.cache', config.rollout.cache, 'paged'),
+  ):
+    if value in _TPU_ONLY and platform != 'tpu':
+      raise UserError(
+        f'{field} is {value!r}, a kernel for TPUs, but the devices of this run are {platform}s. '
+        f'Take {other!r}, which runs everywhere.'
+      )
 
 
 def make_mesh(sizes: config_lib.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -44,7 +44,7 @@ class Run:
 
   def __init__(self, config: config_lib.Config):
     self._config = config
-    self._mesh = sharding.make_mesh(config.mesh)
+    self._mesh = sharding.open_mesh(config)
     shards = self._mesh.shape['data'] * self._mesh.shape['fsdp']
     self._place = batching.Place(jax.process_index(), jax.process_count(), shards)
     train, self._dev = intake_lib.read(config)

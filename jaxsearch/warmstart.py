@@ -46,7 +46,7 @@ def warmstart(config: config_lib.Config, task: str = 'search') -> None:
     UserError: for a broken file, an example that fits no bucket, or a mesh that does not divide the
       devices.
   """
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.open_mesh(config)
   if task == 'simulator':
     records = collection.read(config.warmstart.records)
     size, params, tokenizer = _start(config, mesh)

@@ -229,6 +229,7 @@ def rollout(
   scripts = traces.open_trace(settings.trace, settings.trajectories, settings.latency_s)
   _require_split(settings.model, settings.tensor)
   _devices(settings.tensor)
+  sharding.require_kernels(config_lib.Config(rollout=settings.rollout))
   machine = floors.measure(jnp.dtype(settings.dtype))
   knobs = settings.rollout
   if step_contexts:

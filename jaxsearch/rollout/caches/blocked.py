@@ -23,8 +23,6 @@ from jaxsearch.rollout.caches._entries import Entries
 PAGED = False
 HEADS = 1
 
-HEADS = 1
-
 
 class Cache(NamedTuple):
   """`keys[l][b]` [S,K,B,H] and `values[l][b]` [S,K,H,B]: block b of layer l."""

@@ -21,8 +21,6 @@ from jaxsearch.rollout.caches import _windows
 PAGED = False
 HEADS = 1
 
-HEADS = 1
-
 
 class Cache(NamedTuple):
   """`keys[l]` [S,K,H,T], `values[l]` [S,K,T,H]."""
