@@ -57,8 +57,6 @@ def test_sizes_that_do_not_divide_are_refused(sizes, hosts, each, says):
   assert all(part in str(error.value) for part in says)
 
 
-@pytest.mark.parametrize('tied', [False, True])
-@pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('field, value', [('attention', 'splash'), ('cache', 'ragged')])
 def test_a_kernel_for_other_devices_is_refused(field, value):
   settings = config.Config()
@@ -68,6 +66,8 @@ def test_a_kernel_for_other_devices_is_refused(field, value):
   assert sharding.open_mesh(config.Config()).size == jax.device_count()
 
 
+@pytest.mark.parametrize('tied', [False, True])
+@pytest.mark.parametrize('bias', [False, True])
 def test_table_places_every_parameter_of_the_decoder(tied, bias):
   size = decoder.Size(
     **{**vars(SIZE), 'tied_embeddings': tied, 'attention_bias': bias, 'qk_norm': True}
