@@ -19,9 +19,6 @@ from typing import Any
 from jaxsearch import plugins
 from jaxsearch.types import UserError
 
-# Tokens that a reward may force behind a full context; not a knob, room for them is cheap.
-FORCED_TOKENS = 256
-
 
 @dataclasses.dataclass
 class Policy:

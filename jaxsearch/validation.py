@@ -191,8 +191,9 @@ def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
 
 def _pages(r: config_lib.Rollout) -> list[tuple[str, bool, str]]:
   """The same, of a cache whose memory is bounded."""
-  # A full row, a chunk behind it, what a reward may force there, and a page that is nobody's.
-  room = r.context_tokens + r.extend_tokens + config_lib.FORCED_TOKENS
+  # A full row, a chunk behind it, and a page that is nobody's. What a reward may force besides is
+  # known to the engine, which refuses too few pages itself.
+  room = r.context_tokens + r.extend_tokens
   paged = r.cache in ('paged', 'ragged')
   least = 1 + -(-room // max(r.block_tokens, 1))
   return [

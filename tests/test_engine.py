@@ -255,6 +255,13 @@ def test_key_and_place_decide_what_is_drawn(engine, alone):
   assert _bits(_run(engine, [0])[0]) != _bits(expected)
 
 
+def test_a_lane_says_where_the_automaton_stands(engine):
+  for state in (1, 0):
+    _feed(engine, 6, _ids(0, 9), seed=1, left=0)
+    engine.extend([Lane(6, 8, _ids(0, 0), 5, 0, _key(1), 1.0, automaton=state)])
+    assert np.asarray(engine._rows.automaton)[6] == state
+
+
 def test_left_is_what_is_sampled(engine):
   """Over several calls; and an engine without work hands back nothing and moves no row."""
   _park(engine)

@@ -35,7 +35,7 @@ class Paper:
       self.cache[lane.slot] = self.cache[lane.source].copy()
 
 
-def _nobody_goes(row, start, stop):
+def _nobody_goes(row, needed):
   raise AssertionError('without pages there is always room')
 
 
@@ -118,6 +118,19 @@ def test_nothing_is_shared_after_the_weights_change(engine, extender):
   _begin(extender, late)
   extender.flush(0, _nobody_goes)
   assert _holds(engine, extender, late)
+
+
+def test_a_row_that_is_rebuilt_goes_on_in_the_middle_of_its_turn(engine, extender):
+  """Half a tag has been sampled: the stop automaton does not start afresh."""
+  row = _row(0, [1, 2, 3])
+  row.sampled(np.array([7, 8], np.int32), np.zeros(2, np.float32), automaton=3)
+  lanes = []
+  engine.extend = lanes.extend
+  extender.rebuild(row, 5, KEY, 1.0)
+  extender.flush(0, _nobody_goes)
+  assert [lane.left for lane in lanes] == [0, 5] and lanes[-1].automaton == 3
+  row.close_segment()
+  assert row.automaton == 0
 
 
 def test_a_slot_that_gave_up_its_cache_is_no_source(engine, extender):

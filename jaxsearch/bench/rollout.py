@@ -117,7 +117,7 @@ class Bench:
 
     Both are means over the steps of one program, in which every row grows by a token a step.
     """
-    chunk, steps, slots = self.engine.chunk, self._rollout.decode_steps, self.engine.slots
+    chunk, steps, slots = self.engine.chunk, self.engine.steps, self.engine.roomy_slots
     tokens = np.random.default_rng(0).integers(0, self._vocab, context + 1).astype(np.int32)
 
     def lane(slot: int, start: int, stop: int) -> Lane:
@@ -126,16 +126,16 @@ class Bench:
       return Lane(slot, start, tokens[start:stop], int(tokens[stop]), left, key, 1.0)
 
     starts = range(0, context, chunk)
-    self._extend([lane(s, at, min(at + chunk, context)) for s in range(slots) for at in starts])
+    self._extend([lane(s, at, min(at + chunk, context)) for s in slots for at in starts])
     seconds = []
     for _ in range(1 + _STEP_RUNS):
       # The last token once more: that rewinds the row to it.
-      self._extend([lane(slot, context - 1, context) for slot in range(slots)])
+      self._extend([lane(slot, context - 1, context) for slot in slots])
       self.engine.lengths()
       start = time.perf_counter()
       self.engine.read(self.engine.decode())
       seconds.append((time.perf_counter() - start) / steps)
-    floor = [self.work.step(machine, [context + 1 + step] * slots) for step in range(steps)]
+    floor = [self.work.step(machine, [context + 1 + step] * len(slots)) for step in range(steps)]
     return {
       'context': context,
       'seconds': statistics.median(seconds[1:]),
@@ -241,9 +241,11 @@ def rollout(
   live = {mode: bench.weigh(mode, scripts[: bench.engine.slots]) for mode in modes}
   temporary = bench.temporaries()
   runs: dict[str, list[dict[str, float]]] = {mode: [] for mode in modes}
-  for _ in range(settings.repeats):
+  for number in range(settings.repeats):
     for mode in modes:
       runs[mode].append(bench.run(mode, scripts))
+      speed = runs[mode][-1]['trajectories_per_s']
+      print(f'run {number + 1}, {mode}: {speed:.3g} trajectories/s', flush=True)
   found = {
     'settings': dataclasses.asdict(settings),
     'machine': {**_table.machine(), **dataclasses.asdict(machine)},

@@ -27,6 +27,9 @@ from jaxsearch.text import stops as stops_lib
 from jaxsearch.text.tokenizer import Tokenizer
 from jaxsearch.types import Task, Trajectory, UserError
 
+# Tokens that a reward may force behind a full context.
+_FORCED = 256
+
 
 class Actor:
   """Opens what a rollout needs and keeps it warm.
@@ -47,7 +50,7 @@ class Actor:
     stops = stops_lib.compile(self.protocol.stops, tokenizer)
     self._sync = WeightSync(size, training_mesh, mesh, dtype)
     self._reward = plugins.load('rewards', config.reward.name).reward
-    spare = config_lib.FORCED_TOKENS if inspect.isgeneratorfunction(self._reward) else 0
+    spare = _FORCED if inspect.isgeneratorfunction(self._reward) else 0
     self._engine = Engine(size, stops, config.rollout, mesh=mesh, dtype=dtype, spare=spare)
     self._scorer = Scorer(self._engine, tokenizer)
     dialogue = Dialogue(self.protocol, tokenizer, stops, config.rollout, seed=config.seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ class _Feed:
   temperature: float
   pending: int
   forced: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
+  automaton: int = 0
 
   @property
   def stop(self) -> int:
@@ -55,6 +57,7 @@ class _Feed:
       key=self.key,
       temperature=self.temperature,
       forced=self.forced if last else self.forced[:0],
+      automaton=self.automaton,
     )
     self.start, self.ids = self.start + len(ids), rest
     return lane
@@ -143,7 +146,8 @@ class Extender:
     self.withdraw(row.slot)
     parts = rebuild.parts(row, left) if self._engine.forces else [rebuild.whole(row, left)]
     feeds = collections.deque(
-      _Feed(row, p.start, p.fed, p.left, key, temperature, p.pending, p.forced) for p in parts
+      _Feed(row, p.start, p.fed, p.left, key, temperature, p.pending, p.forced, p.automaton)
+      for p in parts
     )
     self._replays[row.slot] = feeds
     self._replay(row.slot)
@@ -162,31 +166,32 @@ class Extender:
     return forced, True
 
   def withdraw(self, slot: int) -> None:
-    """Forgets what was to be fed to a slot, and what it holds."""
+    """Forgets what a slot holds or was to be fed; who waits for it will write it himself."""
     self._extensions = collections.deque(f for f in self._extensions if f.row.slot != slot)
-    self._forks = [fork for fork in self._forks if fork[0].row.slot != slot]
+    orphans = [feed for feed, source, _ in self._forks if source == slot]
+    self._forks = [f for f in self._forks if slot not in (f[0].row.slot, f[1])]
+    self._extensions.extend(feed for feed in orphans if feed.row.slot != slot)
     self._unfed.discard(slot)
     self._prompts.pop(slot, None)
     self._replays.pop(slot, None)
     self._forcing.pop(slot, None)
 
-  def is_source(self, slot: int) -> bool:
-    """Whether rows wait for what is being written to the slot."""
-    return any(source == slot for _, source, _ in self._forks)
-
   def forget(self) -> None:
     """The weights change: no slot's prompt may be shared any more."""
     self._prompts.clear()
 
-  def flush(self, running: int, make_room: Callable[[Row, int, int], bool]) -> None:
+  def flush(self, running: int, make_room: Callable[[Row, Callable[[], int]], bool]) -> None:
     """Feeds what is queued; a program with idle lanes waits while most rows are running.
 
     Args:
       running: rows that are being decoded.
-      make_room: tries to make room for a row's places from the first to the second number, for
-        which it may withdraw other rows; who gets none waits, and all behind it in its replica.
+      make_room: tries to make room for a row, which needs so many pages, and may withdraw other
+        rows for that; who gets none waits, and all that began later in its replica.
     """
     self._fork_ready()
+    for feed in (*self._extensions, *(fork[0] for fork in self._forks)):
+      if not feed.start:  # What the slot's last row left behind is not copied any more.
+        self._engine.memory.release(feed.row.slot)
     while self._extensions:
       lanes = sum(feed.lanes(self._engine.chunk) for feed in self._extensions)
       if lanes < self._engine.fewest_lanes and running > self._engine.slots // 2:
@@ -204,8 +209,8 @@ class Extender:
     self._extensions.append(feed)
     self._unfed.add(feed.row.slot)
 
-  def _extend_once(self, make_room: Callable[[Row, int, int], bool]) -> bool:
-    """One program: the first rows in the queue get as many lanes as they can use.
+  def _extend_once(self, make_room: Callable[[Row, Callable[[], int]], bool]) -> bool:
+    """One program: the rows that began first get as many lanes as they can use.
 
     Returns:
       whether there was room for any.
@@ -213,16 +218,17 @@ class Extender:
     free, memory = [self._engine.lanes] * self._engine.replicas, self._engine.memory
     promised = [0] * self._engine.replicas  # Pages that the lanes so far will take.
     lanes, later = [], []
+    self._extensions = collections.deque(sorted(self._extensions, key=lambda f: f.row.order))
     while self._extensions and any(free):
       feed = self._extensions.popleft()
       replica = self._engine.replica(feed.row.slot)
-      span = feed.row.slot, feed.start, feed.stop
-      if free[replica] and not memory.fits(*span, promised[replica]):
+      needed = functools.partial(memory.needed, feed.row.slot, feed.start, feed.stop, feed.left)
+      if free[replica] and not memory.fits(feed.row.slot, needed() + promised[replica]):
         # Nobody has to go any more once there are lanes: their own row might be the one.
         is_first = free[replica] == self._engine.lanes
-        if not (is_first and make_room(feed.row, feed.start, feed.stop)):
+        if not (is_first and make_room(feed.row, needed)):
           free[replica] = 0
-      promised[replica] += memory.needed(*span)
+      promised[replica] += needed()
       done = False
       while free[replica] and not done:
         lanes.append(feed.lane(self._engine.chunk))

@@ -26,6 +26,7 @@ class Lane:
     temperature: 0 for greedy.
     source: slot whose first `start` cached tokens are copied (fork); None for an extension.
     forced: ids that the row samples first, whatever it would draw (`Engine.forces` of them fit).
+    automaton: state of the stop table, of a row that goes on in the middle of its turn.
 
   Several lanes of one program may extend one slot, in order; the last one's state is the row's.
   """
@@ -39,6 +40,7 @@ class Lane:
   temperature: float
   source: int | None = None
   forced: np.ndarray = dataclasses.field(default_factory=lambda: _NOTHING)
+  automaton: int = 0
 
   @property
   def stop(self) -> int:
@@ -87,6 +89,7 @@ class Packer:
       'tokens': np.zeros((total, self._chunk), np.int32),
       'pending': np.zeros(total, np.int32),
       'left': np.zeros(total, np.int32),
+      'automaton': np.zeros(total, np.int32),
       'key': np.zeros((total, 2), np.uint32),
       'temperature': np.zeros(total, np.float32),
       'forced': np.full((total, self._forces), -1, np.int32),
@@ -100,7 +103,7 @@ class Packer:
         packed['row'][place] = lane.slot % self._slots
       packed['count'][place] = len(lane.tokens)
       packed['tokens'][place, : len(lane.tokens)] = lane.tokens
-      for name in ('start', 'pending', 'left', 'key', 'temperature'):
+      for name in ('start', 'pending', 'left', 'automaton', 'key', 'temperature'):
         packed[name][place] = getattr(lane, name)
       if len(lane.forced):  # Sampled behind the pending id.
         packed['forced'][place, lane.stop + 1 :][: len(lane.forced)] = lane.forced

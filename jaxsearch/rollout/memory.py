@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxsearch import config as config_lib
 from jaxsearch.rollout.pages import Pages
+from jaxsearch.types import UserError
 
 
 class Memory:
@@ -22,17 +23,28 @@ class Memory:
   """
 
   def __init__(self, rollout: config_lib.Rollout, replicas: int, time: int, *, paged: bool):
-    """`time` is the number of tokens that a row has room for."""
+    """`time` is the number of tokens that a row has room for.
+
+    Raises:
+      UserError: there are not enough pages for one full row.
+    """
     self._slots, self._steps = rollout.slots, rollout.decode_steps
     total = rollout.slots * replicas
     self._length = np.zeros(total, int)  # Tokens in the cache, as far as chunks have been read.
     self._left = np.zeros(total, int)  # Tokens that the device may still sample.
     self._flying = np.zeros(total, int)  # Steps in chunks that have not been read.
-    self._time, self._row_pages = time, -(-time // rollout.block_tokens)
+    self._row_pages = -(-time // rollout.block_tokens)
     self._pages = None
+    self._bounded = paged and rollout.pages > 0  # Otherwise there are pages for everybody.
     self.roomy = rollout.slots
     if paged:
       count = page_count(rollout, time)
+      if count <= self._row_pages:
+        raise UserError(
+          f'rollout.pages is {count}, but a row of {time} tokens (context, a chunk behind it, and '
+          f"what a reward may force) takes {self._row_pages} pages, and one is nobody's. Allowed: "
+          f'0, or at least {1 + self._row_pages}.'
+        )
       self._pages = Pages(
         rollout.slots,
         replicas,
@@ -65,21 +77,21 @@ class Memory:
 
   def lacks(self, replica: int) -> int:
     """Pages that another chunk of decode needs beyond those that are free; 0 or less: none."""
-    if self._pages is None:
+    if not self._bounded:
       return 0
     mine = [slot for slot in self.active if slot // self._slots == replica]
     needed = sum(self._pages.missing(slot, self._length[slot], self._reach(slot)) for slot in mine)
     return needed - self._pages.free(replica)
 
-  def needed(self, slot: int, start: int, stop: int) -> int:
-    """Pages that writing from `start` to `stop` takes, and a first chunk of decode behind it."""
-    if self._pages is None:
+  def needed(self, slot: int, start: int, stop: int, left: int) -> int:
+    """Pages for writing from `start` to `stop`, and for the first chunk of `left` tokens behind."""
+    if not self._bounded:
       return 0
-    return self._pages.missing(slot, start, min(stop + self._steps, self._time))
+    return self._pages.missing(slot, start, stop + min(self._steps, left))
 
-  def fits(self, slot: int, start: int, stop: int, promised: int = 0) -> bool:
-    """Whether there are the pages `needed`, beside `promised` ones and everything that runs."""
-    return self.needed(slot, start, stop) + promised + self.lacks(slot // self._slots) <= 0
+  def fits(self, slot: int, needed: int) -> bool:
+    """Whether so many pages can be given to the slot, beside all that runs."""
+    return not self._bounded or needed + self.lacks(slot // self._slots) <= 0
 
   def holds(self, slot: int) -> bool:
     """Whether the slot has pages, perhaps together with others."""
@@ -110,11 +122,12 @@ class Memory:
   def read(self, slots: np.ndarray, counts: np.ndarray, active: np.ndarray) -> None:
     """What a chunk of `slots` has sampled, and which of them go on."""
     self._flying[slots] -= self._steps
-    # Without a token a row had stopped before, and may have been extended since.
-    slots, counts, active = slots[counts > 0], counts[counts > 0], active[counts > 0]
+    # Without a token a row had stopped before, and may have been extended since; without any left
+    # it was released meanwhile.
+    sampled = (counts > 0) & (self._left[slots] > 0)
+    slots, counts, active = slots[sampled], counts[sampled], active[sampled]
     self._length[slots] += counts
-    # A slot that was released meanwhile stays so.
-    self._left[slots] = np.where(active, np.maximum(self._left[slots] - counts, 0), 0)
+    self._left[slots] = np.where(active, self._left[slots] - counts, 0)
 
   def release(self, slot: int) -> None:
     """The slot holds nothing any more."""
@@ -123,7 +136,8 @@ class Memory:
       self._pages.release(slot)
 
   def clear(self) -> None:
-    """No slot holds anything any more; none is active."""
+    """No slot holds anything any more, none is active, and no chunk will be read."""
+    self._flying[:] = 0
     for slot in range(len(self._length)):
       self.release(slot)
 

@@ -196,7 +196,7 @@ class Programs:
 
 
 def _set_rows(rows: Rows, lanes: dict[str, jax.Array]) -> Rows:
-  """Row states after a lane's work; the stop automaton starts afresh."""
+  """Row states after a lane's work."""
 
   def put(old: jax.Array, new: jax.Array) -> jax.Array:
     return old.at[lanes['row']].set(new, mode='drop')
@@ -204,7 +204,7 @@ def _set_rows(rows: Rows, lanes: dict[str, jax.Array]) -> Rows:
   return Rows(
     length=put(rows.length, lanes['start'] + lanes['count']),
     pending=put(rows.pending, lanes['pending']),
-    automaton=put(rows.automaton, jnp.zeros_like(lanes['row'])),
+    automaton=put(rows.automaton, lanes['automaton']),
     left=put(rows.left, lanes['left']),
     active=put(rows.active, lanes['left'] > 0),
     key=put(rows.key, lanes['key']),

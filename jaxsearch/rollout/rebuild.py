@@ -21,7 +21,8 @@ _NO_IDS = np.zeros(0, np.int32)
 class Part:
   """Ids that are fed behind the first `start` tokens, and those that are sampled after `pending`.
 
-  `left` is how many tokens may be sampled in all; `forced` says which ones come first.
+  `left` is how many tokens may be sampled in all; `forced` says which ones come first, `automaton`
+  in which state of the stop table.
   """
 
   start: int
@@ -29,12 +30,13 @@ class Part:
   pending: int
   left: int
   forced: np.ndarray = dataclasses.field(default_factory=lambda: _NO_IDS)
+  automaton: int = 0
 
 
 def whole(row: Row, left: int) -> Part:
   """All of a row's context at once; it may sample `left` tokens then."""
   ids = np.concatenate([*(segment.ids for segment in row.segments), row.open_ids])
-  return Part(0, ids[:-1], int(ids[-1]), left)
+  return Part(0, ids[:-1], int(ids[-1]), left, automaton=row.automaton)
 
 
 def parts(row: Row, left: int) -> list[Part]:
@@ -52,6 +54,7 @@ def parts(row: Row, left: int) -> list[Part]:
       made[-1].forced, made[-1].left = ids, len(ids)
       start += len(ids)
     else:
+      assert not made or len(made[-1].forced), 'what is fed stands between what is sampled'
       fed = np.concatenate([pending, ids])
       made.append(Part(start, fed[:-1], int(fed[-1]), 0))
       start += len(fed) - 1

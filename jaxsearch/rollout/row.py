@@ -30,6 +30,8 @@ class Row:
     prompt: int32 ids.
     state: who works for it.
     asked_at: when the search under way began, in seconds of the monotonic clock.
+    order: of beginning, among all rows of a sampler.
+    automaton: state of the stop table within the turn under way.
     cached: whether the cache holds, or is about to be given, what the row has come to.
     queries: of the search under way.
     notices: pauses that were answered with a notice.
@@ -41,6 +43,8 @@ class Row:
   prompt: np.ndarray
   state: State = State.RUNNING
   asked_at: float = 0.0
+  order: int = 0
+  automaton: int = 0
   cached: bool = True
   queries: tuple[str, ...] = ()
   notices: int = 0
@@ -85,8 +89,9 @@ class Row:
     self.segments.append(Segment(kind, ids))
     self.length += len(ids)
 
-  def sampled(self, ids: np.ndarray, logprobs: np.ndarray) -> None:
-    """Adds ids to the policy segment that is being written."""
+  def sampled(self, ids: np.ndarray, logprobs: np.ndarray, automaton: int) -> None:
+    """Adds ids to the policy segment that is being written; they led to this state of the stops."""
+    self.automaton = automaton
     self._ids.append(ids)
     self._logprobs.append(logprobs)
     self.length += len(ids)
@@ -97,7 +102,7 @@ class Row:
     segment = Segment(Kind.POLICY, np.concatenate(self._ids), np.concatenate(self._logprobs))
     self.segments.append(segment)
     self.owners.append(row_id(self.task.sample, self.attempt))
-    self._ids, self._logprobs = [], []
+    self._ids, self._logprobs, self.automaton = [], [], 0
     return segment.ids
 
   def branch(self) -> Row:

@@ -56,10 +56,11 @@ class Sampler:
     self._branches: list[tuple[Row, int, Any]] = []
     self._done: dict[str, Trajectory] = {}
     # The chunk that the device is at work on, and the rows that it may sample for.
-    self._flight: tuple[Sequence[Row], Chunk] | None = None
+    self._flight: tuple[Sequence[Row], Chunk, float] | None = None  # And when it began.
     self._seconds: collections.Counter[str] = collections.Counter()
     self._rows_decoded = self._rows_offered = 0
-    self._step_s = 0.0  # What a step of decode took of late.
+    self._orders = itertools.count()
+    self._step_s = self._read_at = 0.0  # What a step of decode took of late, and when it ended.
 
   def rollout(
     self, tasks: Sequence[Task], *, pool: Pool | None, top_k: int, temperature: float
@@ -104,16 +105,16 @@ class Sampler:
     running = [row for row in self._rows.values() if row.state is State.RUNNING]
     ready = [row for row in running if row.cached and self._extender.is_ready(row)]
     ready = self._pressure.decodable(ready)
-    start = time.monotonic()
     with self._timed('decode'):
       before, self._flight = self._flight, self._dispatch(ready)
     if not self._rollout.overlap:
       before, self._flight = self._flight, None
     if before is not None:
-      rows, chunk = before
+      rows, chunk, begun = before
       with self._timed('decode'):
         decoded = self._engine.read(chunk)
-      self._step_s = (time.monotonic() - start) / max(decoded.count.max(), 1)
+      begun, self._read_at = max(begun, self._read_at), time.monotonic()
+      self._step_s = (self._read_at - begun) / max(decoded.count.max(), 1)
       with self._timed('host'):
         self._collect(rows, decoded)
     with self._timed('host'):
@@ -123,7 +124,8 @@ class Sampler:
       self._receive(_WAIT_S if idle else 0.0)
     with self._timed('extend'):
       self._rebuild()
-      make_room = functools.partial(self._pressure.make_room, running=not ready)
+      decoding = {self._engine.replica(row.slot) for row in ready}
+      make_room = functools.partial(self._pressure.make_room, decoding=decoding)
       self._extender.flush(len(ready), make_room)
 
   @contextlib.contextmanager
@@ -132,14 +134,15 @@ class Sampler:
     yield
     self._seconds[part] += time.monotonic() - start
 
-  def _dispatch(self, ready: Sequence[Row]) -> tuple[Sequence[Row], Chunk] | None:
+  def _dispatch(self, ready: Sequence[Row]) -> tuple[Sequence[Row], Chunk, float] | None:
     if not ready:
       return None
     steps = self._engine.steps
     if self._step_s and any(row.state is State.SEARCHING for row in self._rows.values()):
       steps = max(1, int(_LOOK_S / self._step_s))
     patience = len(ready) // self._engine.replicas // _PATIENCE
-    return ready, self._engine.decode(steps=steps, stops=max(1, patience))
+    begun = time.monotonic()
+    return ready, self._engine.decode(steps=steps, stops=max(1, patience)), begun
 
   def _collect(self, rows: Sequence[Row], decoded: Decoded) -> None:
     self._rows_decoded += int(decoded.count.sum())
@@ -154,7 +157,8 @@ class Sampler:
       old, is_behind = self._extender.sampled(row, count, active=active)
       if old < count:
         new = slice(old, count)
-        row.sampled(decoded.tokens[row.slot, new], decoded.logprobs[row.slot, new])
+        state = int(decoded.automaton[row.slot])
+        row.sampled(decoded.tokens[row.slot, new], decoded.logprobs[row.slot, new], state)
       if not active and not is_behind:
         self._pause(row, int(decoded.automaton[row.slot]))
 
@@ -211,7 +215,7 @@ class Sampler:
       if not self._waiting:
         return
       tasks, attempt = self._waiting.popleft()
-      row = Row(tasks, attempt, slot, self._dialogue.prompt(tasks[0]))
+      row = Row(tasks, attempt, slot, self._dialogue.prompt(tasks[0]), order=next(self._orders))
       self._rows[slot] = row
       if self._dialogue.budget(row) > 0:
         self._extender.begin(row, *self._begun(row))
