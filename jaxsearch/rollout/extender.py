@@ -189,9 +189,6 @@ class Extender:
         rows for that; who gets none waits, and all that began later in its replica.
     """
     self._fork_ready()
-    for feed in (*self._extensions, *(fork[0] for fork in self._forks)):
-      if not feed.start:  # What the slot's last row left behind is not copied any more.
-        self._engine.memory.release(feed.row.slot)
     while self._extensions:
       lanes = sum(feed.lanes(self._engine.chunk) for feed in self._extensions)
       if lanes < self._engine.fewest_lanes and running > self._engine.slots // 2:
