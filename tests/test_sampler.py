@@ -587,5 +587,6 @@ def test_a_search_that_never_ends_is_lost_at_its_deadline(scripted, faults):
   with faults({'hang': 1.0}, deadline_s=0.5, retries=0) as pool:
     lost, other = _follow(scripted, '@!', pool)
   assert lost.is_infra and lost.attempt == 2
-  assert [turn.outcome for turn in lost.turns] == [Outcome.TIMEOUT]
+  # The third attempt may find that nobody has taken the hanging worker's place yet.
+  assert [turn.outcome for turn in lost.turns] in ([Outcome.TIMEOUT], [Outcome.OVERLOADED])
   assert other.status is Status.EOS
