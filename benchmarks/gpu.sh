@@ -27,7 +27,7 @@ run() { # seconds that it may take, name, command
 }
 
 # The limits add up to 530 seconds: 4 * 75 + 80 + 150.
-bench=("$python" -m jaxsearch bench rollout --dtype=bfloat16 --nodeterministic --overlap
+bench=("$python" -m jaxsearch bench rollout --dtype=bfloat16 --nodeterministic --overlap --cache=cudnn
   --repeats=1 --modes=resume "--trajectories=$trajectories" --extend_rows=8 --extend_tokens=64)
 for model in "${models[@]}"; do
   for rows in "${slots[@]}"; do

@@ -27,7 +27,7 @@ class Ours:
   @staticmethod
   def options(job: Job) -> list[Option]:
     chunks = [{'extend_rows': 512 // chunk, 'extend_tokens': chunk} for chunk in (64, 32)]
-    return [{'cache': 'blocked', 'block_tokens': 512, **chunk} for chunk in chunks]
+    return chunks
 
   def __init__(self, job: Job, option: Option):
     import jax
@@ -43,6 +43,8 @@ class Ours:
       slots=job.rows,
       context_tokens=0,
       decode_steps=64,
+      cache='blocked' if on_cpu else 'cudnn',
+      block_tokens=512,
       deterministic=False,
       overlap=not on_cpu,
       **option,
