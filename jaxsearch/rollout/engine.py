@@ -175,14 +175,14 @@ class Engine:
   def fork(self, lanes: Sequence[Lane]) -> None:
     """Copies each lane's source row into its slot; source and slot share a replica."""
     assert all(self.replica(lane.source) == self.replica(lane.slot) for lane in lanes)
-    copies = [self.memory.share(l.source, l.slot, l.start, l.left) for l in lanes]
+    copies = [self.memory.share(lane.source, lane.slot, lane.start, lane.left) for lane in lanes]
     self._set(self._packer.pack(lanes, self.lanes, copies))
 
   def release(self, slots: Sequence[int]) -> None:
     """Nothing is sampled for these slots any more, and what they hold is given up."""
     for slot in slots:
       self.memory.release(slot)
-    nobody = (_NO_IDS, 0, 0, np.zeros(2, np.uint32), 0.0)
+    nobody = (np.zeros(0, np.int32), 0, 0, np.zeros(2, np.uint32), 0.0)
     for first in range(0, len(slots), self.lanes):
       some = [Lane(slot, 0, *nobody) for slot in slots[first : first + self.lanes]]
       self._set(self._packer.pack(some, self.lanes))
@@ -288,6 +288,3 @@ def _lane_counts(most: int, *, fixed: bool) -> tuple[int, ...]:
 def _smallest(counts: Sequence[int], used: collections.Counter[int]) -> int:
   """Of the numbers of lanes, the smallest that holds what every replica uses."""
   return next(count for count in counts if count >= max(used.values(), default=0))
-
-
-_NO_IDS = np.zeros(0, np.int32)
