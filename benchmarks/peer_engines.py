@@ -26,8 +26,7 @@ class Ours:
 
   @staticmethod
   def options(job: Job) -> list[Option]:
-    chunks = [{'extend_rows': 512 // chunk, 'extend_tokens': chunk} for chunk in (64, 32)]
-    return chunks
+    return [{'extend_rows': 512 // chunk, 'extend_tokens': chunk} for chunk in (64, 32)]
 
   def __init__(self, job: Job, option: Option):
     import jax
