@@ -7,8 +7,6 @@ once and tells how many tokens it sampled. All have the same architecture and we
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 
 import peer_transformers
@@ -29,27 +27,21 @@ class Ours:
     return [{'extend_rows': 512 // chunk, 'extend_tokens': chunk} for chunk in (64, 32)]
 
   def __init__(self, job: Job, option: Option):
-    import jax
-
     from jaxsearch import config
     from jaxsearch.bench import rollout
 
-    # A CPU is two devices, one for a core, which has to be said before JAX looks at its devices.
-    with contextlib.suppress(RuntimeError):
-      jax.config.update('jax_num_cpu_devices', min(2, os.cpu_count()))
-    on_cpu = jax.default_backend() == 'cpu'
+    cache = rollout.fastest_cache()
     knobs = config.Rollout(
       slots=job.rows,
       context_tokens=0,
       decode_steps=64,
-      cache='blocked' if on_cpu else 'cudnn',
-      block_tokens=512,
+      cache=cache,
+      block_tokens=128,
       deterministic=False,
-      overlap=not on_cpu,
+      overlap=cache != 'native',
       **option,
     )
-    tensor = jax.local_device_count() if on_cpu else 1
-    self._bench = rollout.Bench(job.model, job.dtype, knobs, job.scripts, tensor)
+    self._bench = rollout.Bench(job.model, job.dtype, knobs, job.scripts)
 
   def replay(self, scripts: Sequence[Script]) -> int:
     self._bench.run('resume', scripts)

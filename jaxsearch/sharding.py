@@ -31,8 +31,8 @@ RULES: Mapping[str | None, str | None] = {
   'vocab': 'tensor',
   None: None,
 }
-# Files of models/attentions and rollout/caches that are written in a TPU's own language.
-_TPU_ONLY = ('splash', 'ragged')
+# Files of models/attentions and rollout/caches that are written for one kind of device.
+_ONLY = {'splash': 'tpu', 'ragged': 'tpu', 'native': 'cpu'}
 _ROWS = PartitionSpec(('data', 'fsdp'))
 # Bytes that hosts exchange at a time: a fixed number, so that one compiled program serves all.
 _PIECE = 2**18
@@ -42,7 +42,7 @@ def open_mesh(config: config_lib.Config) -> Mesh:
   """The training mesh of a run, whose kernels have been written for these devices.
 
   Raises:
-    UserError: as `make_mesh`, and if a kernel for TPUs would meet anything else.
+    UserError: as `make_mesh`, and if a kernel would meet devices that it is not for.
   """
   require_kernels(config)
   return make_mesh(config.mesh)
@@ -59,10 +59,10 @@ def require_kernels(config: config_lib.Config) -> None:
     ('policy.attention', config.policy.attention, 'xla'),
     ('rollout.cache', config.rollout.cache, 'paged'),
   ):
-    if value in _TPU_ONLY and platform != 'tpu':
+    if _ONLY.get(value, platform) != platform:
       raise UserError(
-        f'{field} is {value!r}, a kernel for TPUs, but the devices of this run are {platform}s. '
-        f'Take {other!r}, which runs everywhere.'
+        f'{field} is {value!r}, a kernel for {_ONLY[value].upper()}s, but the devices of this run '
+        f'are {platform.upper()}s. Take {other!r}, which runs everywhere.'
       )
 
 

@@ -152,6 +152,7 @@ def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
       f'at least rollout.extend_tokens = {r.extend_tokens}, with a cache in blocks',
     ),
     *_pages(r),
+    *_native(c),
     *(
       (
         f'{name}.answer_tokens',
@@ -194,7 +195,7 @@ def _pages(r: config_lib.Rollout) -> list[tuple[str, bool, str]]:
   # A full row, a chunk behind it, and a page that is nobody's. What a reward may force besides is
   # known to the engine, which refuses too few pages itself.
   room = r.context_tokens + r.extend_tokens
-  paged = r.cache in ('paged', 'ragged')
+  paged = r.cache in ('native', 'paged', 'ragged')
   least = 1 + -(-room // max(r.block_tokens, 1))
   return [
     ('rollout.pages', paged or not r.pages, '0, or a rollout.cache of pages'),
@@ -209,6 +210,18 @@ def _pages(r: config_lib.Rollout) -> list[tuple[str, bool, str]]:
       not r.cache_dtype or r.cache in ('blocked', 'paged'),
       "empty, or rollout.cache='blocked' or 'paged'",
     ),
+  ]
+
+
+def _native(c: config_lib.Config) -> list[tuple[str, bool, str]]:
+  """The same, of what the kernels for CPUs can do (kernels/cpu.cc)."""
+  if c.rollout.cache != 'native':
+    return []
+  why = "with rollout.cache='native'"
+  return [
+    ('rollout.block_tokens', c.rollout.block_tokens % 64 == 0, f'a multiple of 64, {why}'),
+    ('policy.dtype', c.policy.dtype == 'float32', f'float32, {why}'),
+    ('mesh.sample_tensor', c.mesh.sample_tensor == 1, f'1, {why}, which uses all cores as it is'),
   ]
 
 

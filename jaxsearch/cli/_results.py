@@ -70,7 +70,7 @@ def _bench_rollout(argv: list[str]) -> None:
   steps = flags.DEFINE_list(
     'step_context', [], 'Also measure a step of decode with so many tokens a row, each.', values
   )
-  tensor = define('tensor', 1, 'Devices that share the weights; on a CPU, one a core is fastest.')
+  tensor = define('tensor', 1, 'Devices that share the weights.')
   sync = flags.DEFINE_bool('sync', True, 'Also measure how weights are brought over.', values)
   gap = flags.DEFINE_bool(
     'gap', False, "Also measure how far log-probs are from the learner's.", values
@@ -79,11 +79,11 @@ def _bench_rollout(argv: list[str]) -> None:
   _flags.parse('bench rollout', values, argv)
   if not all(step.isdecimal() and int(step) for step in steps.value):
     raise UserError(f'--step_context is {",".join(steps.value)!r}; give lengths, as 200,1000.')
-  knobs = _knobs(values)
   if json_path.value:
     _paths.require_file_place('--json', json_path.value)
   from jaxsearch.bench import rollout
 
+  knobs = _knobs(values, rollout.fastest_cache())
   for mode in modes.value:
     if mode not in rollout.MODES:
       raise UserError(
@@ -118,14 +118,20 @@ def _define_knobs(values: flags.FlagValues) -> None:
       flags.DEFINE_integer(name, default, what, min(default, 1), flag_values=values)
     else:
       flags.DEFINE_string(name, default, what, values)
+  values['cache'].help = 'As rollout.cache; empty: the fastest one of this kind of device.'
 
 
-def _knobs(values: flags.FlagValues) -> config_lib.Rollout:
-  """What the knobs' flags say; a problem is told by the name of the flag."""
+def _knobs(values: flags.FlagValues, cache: str) -> config_lib.Rollout:
+  """What the knobs' flags say, `cache` if there is none; problems are told by the flags' names."""
   made = config_lib.Rollout(**{name: values[name].value for name in _KNOBS})
-  found = validation.problems(config_lib.Config(rollout=made), 'bench rollout')
+  made.cache = made.cache or cache
+  config = config_lib.Config(rollout=made)
+  config.policy.dtype, config.mesh.sample_tensor = values['dtype'].value, values['tensor'].value
+  found = '\n'.join(validation.problems(config, 'bench rollout'))
+  for field, flag in (('policy.', '--'), ('mesh.sample_', '--'), ('rollout.', '--')):
+    found = found.replace(field, flag)
   if found:
-    raise UserError('\n'.join(line.replace('rollout.', '--') for line in found))
+    raise UserError(found)
   return made
 
 
@@ -167,9 +173,9 @@ _KNOBS = {
   'decode_steps': 64,
   'extend_rows': 8,
   'extend_tokens': 64,
-  'block_tokens': 512,
+  'block_tokens': 128,
   'pages': 0,
-  'cache': 'blocked',
+  'cache': '',
   'cache_dtype': '',
   'deterministic': False,
   'overlap': False,

@@ -76,12 +76,12 @@ class Attention(nn.Module):
 
   size: Size
   dtype: Any
-  product: Any = None
+  dense: Any
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, attend: Attend) -> jax.Array:
     size = self.size
-    dense = functools.partial(nn.DenseGeneral, dtype=self.dtype, dot_general=self.product)
+    dense = functools.partial(self.dense, dtype=self.dtype)
     project = functools.partial(dense, axis=-1, use_bias=size.attention_bias)
     q_BTQH = project((size.heads, size.head_size), name='query')(x_BTD)
     k_BTKH = project((size.kv_heads, size.head_size), name='key')(x_BTD)
@@ -100,33 +100,30 @@ class GatedMLP(nn.Module):
 
   size: Size
   dtype: Any
-  product: Any = None
+  dense: Any
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
-    dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype, dot_general=self.product)
+    dense = functools.partial(self.dense, use_bias=False, dtype=self.dtype)
     h_BTF = nn.silu(dense(self.size.hidden, name='gate')(x_BTD))
     h_BTF = h_BTF * dense(self.size.hidden, name='up')(x_BTD)
     return dense(self.size.embed, name='down')(h_BTF)
 
 
 class Block(nn.Module):
-  """One layer: x + attention(norm(x)), then x + mlp(norm(x)).
-
-  `product` stands in for `jax.lax.dot_general` where activations meet matrices.
-  """
+  """One layer: x + attention(norm(x)), then x + mlp(norm(x)); `dense` is what projects."""
 
   size: Size
   dtype: Any
-  product: Any = None
+  dense: Any = nn.DenseGeneral
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, attend: Attend) -> jax.Array:
     h_BTD = RMSNorm(self.size.norm_eps, name='attention_norm')(x_BTD)
-    attention_layer = Attention(self.size, self.dtype, self.product, name='attention')
+    attention_layer = Attention(self.size, self.dtype, self.dense, name='attention')
     x_BTD = x_BTD + attention_layer(h_BTD, positions_BT, attend)
     h_BTD = RMSNorm(self.size.norm_eps, name='mlp_norm')(x_BTD)
-    return x_BTD + GatedMLP(self.size, self.dtype, self.product, name='mlp')(h_BTD)
+    return x_BTD + GatedMLP(self.size, self.dtype, self.dense, name='mlp')(h_BTD)
 
 
 def init(key: jax.Array, size: Size) -> Params:
@@ -192,24 +189,22 @@ def cached_hidden(
   *,
   attend: Callable[[int], Attend],
   dtype: Any,
-  outputs_first: bool = False,
+  dense: Any = nn.DenseGeneral,
 ) -> jax.Array:
   """The same function with unrolled layers (`unstack`) and the caller's attention per layer.
 
   Args:
-    params: with `outputs_first`, of `turn`; otherwise of `unstack`.
+    params: of `unstack`, or as `dense` has them.
     size: of the policy.
     tokens_BT: int32.
     positions_BT: int32.
     attend: of each layer.
     dtype: of activations and products.
-    outputs_first: how matrices lie in memory and are multiplied; other rounding, no other result.
+    dense: a module like `nn.DenseGeneral` (models/packed has another).
   """
   x_BTD = _embed(params, tokens_BT, dtype)
-  block = Block(size, dtype, _outputs_first if outputs_first else None)
+  block = Block(size, dtype, dense)
   for index, layer_params in enumerate(params['layers']):
-    if outputs_first:
-      layer_params = _turned(layer_params, back=True)
     x_BTD = block.apply({'params': layer_params}, x_BTD, positions_BT, attend(index))
   return _rms_norm(x_BTD, params['norm'], size.norm_eps)
 
@@ -225,15 +220,6 @@ def unstack(params: Params, size: Size) -> Params:
   return {**params, 'layers': layers}
 
 
-def turn(params: Params) -> Params:
-  """Unstacked parameters with matrices turned, so that what they sum over is innermost.
-
-  So few rows as decode has are multiplied at twice the rate by them (XLA on CPU, 8 to 64 rows).
-  """
-
-  return {**params, 'layers': tuple(_turned(layer, back=False) for layer in params['layers'])}
-
-
 def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:
   """Rotary position embedding (arXiv 2104.09864), halves convention of Llama and Qwen.
 
@@ -245,31 +231,6 @@ def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array
   sin, cos = jnp.sin(phase_BT1h), jnp.cos(phase_BT1h)
   a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
-
-
-def _turned(layer_params: Params, *, back: bool) -> Params:
-  """Kernels with the axes that they sum over last, or `back` to where they are first."""
-
-  def turn_one(path: Any, leaf: jax.Array) -> jax.Array:
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    if not name.endswith('kernel'):
-      return leaf
-    summed = 2 if name == 'attention/out/kernel' else 1
-    first = leaf.ndim - summed if back else summed
-    return jnp.transpose(leaf, (*range(first, leaf.ndim), *range(first)))
-
-  return jax.tree_util.tree_map_with_path(turn_one, layer_params)
-
-
-def _outputs_first(
-  x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None, **options: Any
-) -> jax.Array:
-  """`jax.lax.dot_general` of activations [..., summed] and kernel [summed, ...], sides swapped."""
-  (x_summed, kernel_summed), batch = dimensions
-  swapped = ((kernel_summed, x_summed), batch)
-  product = jax.lax.dot_general(kernel, x, swapped, precision=precision, **options)
-  outputs = kernel.ndim - len(kernel_summed)
-  return jnp.moveaxis(product, range(outputs), range(-outputs, 0))
 
 
 def _embed(params: Params, tokens_BT: jax.Array, dtype: Any) -> jax.Array:

@@ -8,8 +8,8 @@ decode program, and prompt, observation and resumption are one and the same oper
 With `rollout.deterministic` the shapes that a row meets never depend on the company it keeps:
 decode always runs over all slots, extend always over [R, C] lanes. A trajectory's bits therefore do
 not depend on slot, lane, other rows or time. Without it both take the smallest of a few numbers of
-lanes that holds the work, and matrices lie as the device multiplies few rows fastest; bits then
-differ, results do not (`mismatch/logp_absdiff_mean`). All shapes are compiled at warm-up.
+lanes that holds the work; bits may then differ, results do not (`mismatch/logp_absdiff_mean`). All
+shapes are compiled at warm-up.
 
 Rows are split over the mesh axis `replica`; slot numbers inside a program are local to a replica
 and no collective crosses replicas. Weights are split over `tensor` inside a replica.
@@ -29,7 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsearch import config as config_lib
 from jaxsearch import plugins
-from jaxsearch.models import decoder
+from jaxsearch.models import decoder, packed
 from jaxsearch.rollout.lanes import Lane, Packer
 from jaxsearch.rollout.memory import Memory
 from jaxsearch.rollout.programs import Decoded, Programs, no_rows
@@ -91,18 +91,16 @@ class Engine:
     fixed = rollout.deterministic
     self._extend_lanes = _lane_counts(rollout.extend_rows, fixed=fixed)
     self._decode_lanes = _lane_counts(rollout.slots, fixed=fixed or not caches.PAGED)
-    self._turned = not rollout.deterministic and mesh.devices.flat[0].platform == 'cpu'
-    programs = Programs(
-      size, caches, stops.first_accept, rollout.decode_steps, dtype, turned=self._turned
-    )
+    programs = Programs(size, caches, stops.first_accept, rollout.decode_steps, dtype)
     self._table = stops_lib.widen(stops, size.vocab).table
     self._table = jax.device_put(self._table, NamedSharding(mesh, PartitionSpec()))
     kept = jnp.dtype(rollout.cache_dtype or dtype)
     init = functools.partial(caches.init, size, rollout, self.replicas, time, kept)
     self._cache = self._allocate(init, size, caches.HEADS)
     self._rows = jax.device_put(no_rows(self.slots, forces), self._split)
-    self._params = self._decode_params = None
-    self._turn = jax.jit(decoder.turn)
+    self._params = None
+    pack = jax.jit(packed.pack, static_argnums=1)
+    self._kept = (lambda params: pack(params, size)) if caches.PACKED else lambda params: params
     self._decode = self._program(programs.decode, outputs=3)
     self._extend = self._program(programs.extend, outputs=2)
     self._score = self._program(programs.score, outputs=3)
@@ -120,8 +118,7 @@ class Engine:
 
   def load(self, params: decoder.Params) -> None:
     """Takes sampling weights (see `rollout.sync`) for everything dispatched from now on."""
-    self._params = params
-    self._decode_params = self._turn(params) if self._turned else params
+    self._params = self._kept(params)
 
   def decode(self, *, steps: int | None = None, stops: int | None = None) -> Chunk:
     """Dispatches up to `steps` steps, at most K, over all active rows.
@@ -135,7 +132,7 @@ class Engine:
     used = collections.Counter(self.replica(slot) for slot in slots)
     count = _smallest(self._decode_lanes, used)
     once = self._told(slots, count, steps, self.slots if stops is None else stops)
-    self._cache, self._rows, out = self._decode(self._decode_params, self._cache, self._rows, once)
+    self._cache, self._rows, out = self._decode(self._params, self._cache, self._rows, once)
     for array in out:
       array.copy_to_host_async()
     everyone = count == self._local_slots
@@ -204,8 +201,7 @@ class Engine:
       self.score([])
     for count in self._decode_lanes:
       once = self._told([], count, 1, 1)
-      state = self._decode_params, self._cache, self._rows
-      self._cache, self._rows, out = self._decode(*state, once)
+      self._cache, self._rows, out = self._decode(self._params, self._cache, self._rows, once)
     jax.block_until_ready(out)
 
   def lowered(self) -> dict[str, jax.stages.Lowered]:
@@ -214,7 +210,7 @@ class Engine:
     lanes = self._put(self._packer.pack([], self.lanes))
     once = self._told([], self._decode_lanes[-1], 1, 1)
     return {
-      'decode': self._decode.lower(self._decode_params, *state[1:], once),
+      'decode': self._decode.lower(*state, once),
       'extend': self._extend.lower(*state, lanes),
       'score': self._score.lower(*state, lanes),
       'fork': self._fork.lower(*state, lanes),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxsearch.models import decoder
+from jaxsearch.models import decoder, packed
 from jaxsearch.rollout import sampling
 
 
@@ -70,13 +70,11 @@ class Programs:
     first_accept: int,
     steps: int,
     dtype: Any,
-    *,
-    turned: bool,
   ):
-    """`caches` is a file of rollout/caches; `turned`: decode's parameters are of `decoder.turn`."""
+    """`caches` is a file of rollout/caches, and says how matrices lie."""
     self._size, self._caches = size, caches
     self._first_accept, self._steps, self._dtype = first_accept, steps, dtype
-    self._turned = turned
+    self._dense = {'dense': packed.Dense} if caches.PACKED else {}
 
   def decode(self, params: Any, cache: Any, rows: Rows, once: dict[str, jax.Array]) -> Any:
     """Up to `once['steps']` steps of the rows in `once['slots']`.
@@ -149,11 +147,11 @@ class Programs:
       rows.length[:, None],
       attend=layers.decode(where, rows.length, rows.active),
       dtype=self._dtype,
-      outputs_first=self._turned,
+      **self._dense,
     )
     # Whole on every device of a replica: cumulative sums over a split vocabulary would permute
     # pieces, and XLA's CPU runtime makes all replicas meet for that, whose loops differ in length.
-    logits_SV = self._logits(params, x_S1D[:, 0], outputs_first=self._turned)
+    logits_SV = self._logits(params, x_S1D[:, 0])
     logits_SV = jax.lax.with_sharding_constraint(logits_SV, PartitionSpec())
     # Keyed by the place that the new token will have in its context.
     uniform_S = sampling.uniform(rows.key, rows.length + 1)
@@ -185,13 +183,14 @@ class Programs:
       positions_RC,
       attend=layers.extend(lanes['where'], lanes['start'], lanes['count']),
       dtype=self._dtype,
+      **self._dense,
     )
     return layers.cache, x_RCD
 
-  def _logits(self, params: Any, x_ND: jax.Array, *, outputs_first: bool = False) -> jax.Array:
+  def _logits(self, params: Any, x_ND: jax.Array) -> jax.Array:
+    if self._caches.PACKED:
+      return packed.logits(params, self._size, x_ND)
     w_VD = decoder.unembedding(params, self._size).astype(self._dtype)
-    if outputs_first:
-      return jnp.einsum('vd,nd->vn', w_VD, x_ND, preferred_element_type=jnp.float32).T
     return jnp.einsum('nd,vd->nv', x_ND, w_VD, preferred_element_type=jnp.float32)
 
 

@@ -21,6 +21,7 @@ from jaxsearch.rollout.caches import _entries, _windows
 from jaxsearch.rollout.caches._entries import Entries
 
 PAGED = False
+PACKED = False
 HEADS = 1
 
 

@@ -24,6 +24,7 @@ from jaxsearch.models.decoder import Attend, Size
 from jaxsearch.rollout.caches import _heads
 
 PAGED = False
+PACKED = False
 HEADS = 2
 # Rows of the mask, and of keys, begin at whole multiples of this many tokens.
 _ALIGNED = 64

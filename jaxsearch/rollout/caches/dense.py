@@ -19,6 +19,7 @@ from jaxsearch.models.decoder import Attend, Size
 from jaxsearch.rollout.caches import _windows
 
 PAGED = False
+PACKED = False
 HEADS = 1
 
 

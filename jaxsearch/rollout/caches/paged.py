@@ -22,6 +22,7 @@ from jaxsearch.rollout.caches import _entries, _windows
 from jaxsearch.rollout.caches._entries import Entries
 
 PAGED = True
+PACKED = False
 HEADS = 1
 
 

@@ -23,6 +23,7 @@ from jaxsearch.rollout import memory
 from jaxsearch.rollout.caches import _heads
 
 PAGED = True
+PACKED = False
 HEADS = 2
 _LANES = 128
 # Of one step of the kernel: fixed numbers, so that a row's bits do not depend on tuning tables.

@@ -1,0 +1,128 @@
+"""Kernels for CPUs, in C++: compiled once on the machine that runs them, and called by XLA.
+
+`cpu.cc` is compiled for this very processor by the compiler that `CXX` names, or c++, when it is
+first needed, and kept in the user's cache folder. XLA runs it on its own threads (jax.ffi). Where
+there is no compiler everything else works as before: only what asks for these kernels is refused.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+
+import jax
+import jax.numpy as jnp
+
+from jaxsearch.types import UserError
+
+_SOURCE = pathlib.Path(__file__).with_name('cpu.cc')
+_FLAGS = ('-std=c++17', '-O3', '-march=native', '-ffp-contract=fast', '-shared', '-fPIC', '-w')
+_TARGETS = ('jaxsearch_product', 'jaxsearch_attend')
+# Columns of a panel of a packed matrix, tokens that pages are multiples of, and floats that heads
+# are: kPanel, kTokens and kLane in cpu.cc.
+PANEL, TOKENS, LANE = 48, 64, 16
+
+
+def require() -> None:
+  """Compiles and registers the kernels, once a process.
+
+  Raises:
+    UserError: there is no compiler, or it fails.
+  """
+  _register()
+
+
+def product(x_MD: jax.Array, panels_PDC: jax.Array, columns: int) -> jax.Array:
+  """x W, float32 [M,columns], with W packed in panels of PANEL columns."""
+  shape = jax.ShapeDtypeStruct((x_MD.shape[0], columns), jnp.float32)
+  return jax.ffi.ffi_call('jaxsearch_product', shape)(x_MD, panels_PDC)
+
+
+def attend(
+  q_RCQH: jax.Array,
+  k_RCKH: jax.Array,
+  v_RCKH: jax.Array,
+  keys: jax.Array,
+  values: jax.Array,
+  *,
+  pages_RN: jax.Array,
+  start_R: jax.Array,
+  count_R: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Writes tokens into pages, then lets their scaled queries attend to all of their row.
+
+  All rows are written before any of them attends. Everything is float32.
+
+  Args:
+    q_RCQH: C tokens of R rows.
+    k_RCKH: theirs.
+    v_RCKH: theirs.
+    keys: [P,K,B/LANE,H,LANE], pages of B tokens; written in place.
+    values: [P,K,B,H].
+    pages_RN: int32, of each row.
+    start_R: int32, tokens of the row before these.
+    count_R: int32, how many of the C there are; 0 for a row that does nothing.
+
+  Returns:
+    [R,C,Q,H], 0 where there is no token; keys; values.
+  """
+  shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (q_RCQH, keys, values)]
+  call = jax.ffi.ffi_call('jaxsearch_attend', shapes, input_output_aliases={3: 1, 4: 2})
+  return tuple(call(q_RCQH, k_RCKH, v_RCKH, keys, values, pages_RN, start_R, count_R))
+
+
+@functools.cache
+def _register() -> None:
+  library = ctypes.cdll.LoadLibrary(str(_compiled()))
+  for name in _TARGETS:
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
+
+
+def _compiled() -> pathlib.Path:
+  """The shared library, made if it is not there; a file of its own for whatever shapes it."""
+  compiler = shlex.split(os.environ.get('CXX', 'c++'))
+  if not shutil.which(compiler[0]):
+    raise UserError(
+      f"there is no C++ compiler {compiler[0]!r}, which rollout.cache='native' needs for its "
+      'kernels. Install one (Debian: g++; macOS: xcode-select --install), name yours with CXX, or '
+      "take rollout.cache='blocked'."
+    )
+  shaped_by = (_SOURCE.read_text(), *compiler, *_FLAGS, jax.lib.__version__, _processor())
+  name = hashlib.sha256('\0'.join(shaped_by).encode()).hexdigest()[:16]
+  caches = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  library = pathlib.Path(caches, 'jaxsearch', f'cpu-{name}.so')
+  if not library.exists():
+    library.parent.mkdir(parents=True, exist_ok=True)
+    _compile(compiler, library)
+  return library
+
+
+def _compile(compiler: list[str], library: pathlib.Path) -> None:
+  # Under another name until it is whole: other processes may want it at the same time.
+  with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+    made = os.path.join(folder, library.name)
+    command = [*compiler, *_FLAGS, f'-isystem{jax.ffi.include_dir()}', str(_SOURCE), '-o', made]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+      raise UserError(
+        f"the kernels of rollout.cache='native' do not compile: {shlex.join(command)} says "
+        f"{done.stderr.strip()[-500:]!r}. Name another compiler with CXX, or take "
+        "rollout.cache='blocked'."
+      )
+    os.replace(made, library)
+
+
+def _processor() -> str:
+  """What -march=native depends on: a home folder may be shared by different machines."""
+  info = pathlib.Path('/proc/cpuinfo')
+  lines = info.read_text().splitlines() if info.exists() else []
+  told = sorted({line for line in lines if line.startswith(('flags', 'Features', 'model name'))})
+  return '\n'.join([platform.machine(), platform.processor(), *told])
