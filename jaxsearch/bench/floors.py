@@ -6,7 +6,9 @@ the memory's bandwidth; no program is faster than the larger one.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,22 +32,36 @@ class Machine:
 
 
 def measure(dtype: Any) -> Machine:
-  """The best of a square matrix product by NumPy and XLA, and of a stream copy by either.
+  """The best of square matrix products, and of streams that are copied or only read.
 
-  NumPy counts on a CPU only. A copy reads and writes.
+  A copy reads and writes. On a CPU NumPy competes with XLA, its streams with a thread per core.
   """
   cpu = jax.default_backend() == 'cpu'
   n = 2048 if cpu else 8192
   a = jnp.full((n, n), 0.5, dtype)
   products = [_seconds(jax.jit(lambda a: a @ a), a)]
-  entries = 2**26 if cpu else 2**31
-  stream = jnp.zeros(entries // a.dtype.itemsize, dtype)
-  copies = [_seconds(jax.jit(lambda x: x + 1), stream)]
+  # Far more than the caches hold that a core has for itself.
+  stream = jnp.zeros((2**28 if cpu else 2**31) // a.dtype.itemsize, dtype)
+  size = stream.nbytes
+  rates = [
+    2 * size / _seconds(jax.jit(lambda x: x + 1), stream),
+    size / _seconds(jax.jit(jnp.max), stream),
+  ]
   if cpu and a.dtype == np.float32:
-    host, target = np.array(a), np.array(stream)
-    products.append(_seconds(lambda a: a @ a, host))
-    copies.append(_seconds(lambda x: np.copyto(target, x), np.array(stream)))
-  return Machine(2 * n**3 / min(products), 2 * stream.nbytes / min(copies))
+    products.append(_seconds(lambda a: a @ a, np.array(a)))
+    rates += _host_rates(np.array(stream))
+  return Machine(2 * n**3 / min(products), max(rates))
+
+
+def _host_rates(stream: np.ndarray) -> list[float]:
+  """Bytes a second that all cores copy, and that they read."""
+  cores = os.cpu_count()
+  parts = np.array_split(stream, cores)
+  targets = np.array_split(np.empty_like(stream), cores)
+  with concurrent.futures.ThreadPoolExecutor(cores) as threads:
+    copy = _seconds(lambda parts: list(threads.map(np.copyto, targets, parts)), parts)
+    read = _seconds(lambda parts: list(threads.map(np.max, parts)), parts)
+  return [2 * stream.nbytes / copy, stream.nbytes / read]
 
 
 @dataclasses.dataclass(frozen=True)

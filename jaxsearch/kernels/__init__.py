@@ -17,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from jaxsearch.types import UserError
 
 _SOURCE = pathlib.Path(__file__).with_name('cpu.cc')
 _FLAGS = ('-std=c++17', '-O3', '-march=native', '-ffp-contract=fast', '-shared', '-fPIC', '-w')
-_TARGETS = ('jaxsearch_product', 'jaxsearch_attend')
+_TARGETS = ('jaxsearch_products', 'jaxsearch_attend')
 # Columns of a panel of a packed matrix, tokens that pages are multiples of, and floats that heads
 # are: kPanel, kTokens and kLane in cpu.cc.
 PANEL, TOKENS, LANE = 48, 64, 16
@@ -40,10 +41,15 @@ def require() -> None:
   _register()
 
 
-def product(x_MD: jax.Array, panels_PDC: jax.Array, columns: int) -> jax.Array:
-  """x W, float32 [M,columns], with W packed in panels of PANEL columns."""
-  shape = jax.ShapeDtypeStruct((x_MD.shape[0], columns), jnp.float32)
-  return jax.ffi.ffi_call('jaxsearch_product', shape)(x_MD, panels_PDC)
+def products(
+  x_MD: jax.Array, panels: Sequence[jax.Array], columns: Sequence[int]
+) -> list[jax.Array]:
+  """x times each of some matrices, float32 [M,N] for its N of `columns`.
+
+  A matrix [D,N] is packed as [P,D,PANEL]: column n is column n % PANEL of panel n // PANEL.
+  """
+  shapes = [jax.ShapeDtypeStruct((x_MD.shape[0], n), jnp.float32) for n in columns]
+  return jax.ffi.ffi_call('jaxsearch_products', shapes)(x_MD, *panels)
 
 
 def attend(
@@ -114,7 +120,7 @@ def _compile(compiler: list[str], library: pathlib.Path) -> None:
     if done.returncode:
       raise UserError(
         f"the kernels of rollout.cache='native' do not compile: {shlex.join(command)} says "
-        f"{done.stderr.strip()[-500:]!r}. Name another compiler with CXX, or take "
+        f'{done.stderr.strip()[-500:]!r}. Name another compiler with CXX, or take '
         "rollout.cache='blocked'."
       )
     os.replace(made, library)

@@ -47,6 +47,17 @@ inline Vector load(const float* from) {
   return vector;
 }
 
+// Of the lanes of a vector, pairwise.
+template <typename Join>
+inline float reduce(Vector vector, const Join& join) {
+  float lanes[kWidth];
+  std::memcpy(lanes, &vector, sizeof lanes);
+  for (int half = kWidth / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lanes[i] = join(lanes[i], lanes[i + half]);
+  }
+  return lanes[0];
+}
+
 inline void store(float* to, Vector vector) { std::memcpy(to, &vector, sizeof vector); }
 
 // Runs work(0 … pieces - 1) on XLA's own threads and this one, and returns when all is done. It
@@ -76,11 +87,24 @@ void parallel(ffi::ThreadPool& pool, int64_t pieces, const Work& work) {
 // --- Products ------------------------------------------------------------------------------------
 
 // Adds rows [R] of x [R,depth] times kColumns columns of a panel [depth,kPanel] to out, of which
-// `columns` are there. From `ahead` on memory is asked for `step` floats with every row of the panel.
+// `columns` are there: one sum in order, whatever stretches it is cut into. From `ahead` on memory
+// is asked for `step` floats with every row of the panel.
 template <int R>
 void product(const float* x, int64_t D, const float* panel, int64_t depth, bool is_first,
              float* out, int64_t N, int64_t columns, const float* ahead, int step) {
-  Vector sums[R][kVectors] = {};
+  // The last columns of a matrix pass through memory that has room for all kColumns.
+  float room[R * kColumns];
+  float* whole = columns == kColumns ? out : room;
+  const int64_t stride = columns == kColumns ? N : kColumns;
+  if (whole == room && !is_first) {
+    for (int r = 0; r < R; ++r) std::memcpy(room + r * kColumns, out + r * N, columns * 4);
+  }
+  Vector sums[R][kVectors];
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+      sums[r][v] = is_first ? Vector{} : load(whole + r * stride + v * kWidth);
+    }
+  }
   for (int64_t d = 0; d < depth; ++d, ahead += step) {
     for (int at = 0; at < step; at += kLine) __builtin_prefetch(ahead + at, 0, 2);
     Vector w[kVectors];
@@ -91,42 +115,70 @@ void product(const float* x, int64_t D, const float* panel, int64_t depth, bool 
     }
   }
   for (int r = 0; r < R; ++r) {
-    float whole[kColumns];
-    std::memcpy(whole, sums[r], sizeof whole);
-    for (int64_t c = 0; c < columns; ++c) {
-      out[r * N + c] = is_first ? whole[c] : out[r * N + c] + whole[c];
+    for (int v = 0; v < kVectors; ++v) store(whole + r * stride + v * kWidth, sums[r][v]);
+    if (whole == room) std::memcpy(out + r * N, room + r * kColumns, columns * 4);
+  }
+}
+
+// One matrix [D,N] in panels [P,D,kPanel], column n in panel n / kPanel, and its product [M,N].
+struct Matrix {
+  const float* panels;
+  float* out;
+  int64_t P, N;
+};
+
+// Rows of x [M,D] times one panel of a matrix.
+void multiply(const float* x, int64_t M, int64_t D, const Matrix& matrix, int64_t p) {
+  // What is asked of memory in advance is spread over the first things that are done with a panel.
+  const int64_t tiles = (M + kRows - 1) / kRows * (kPanel / kColumns);
+  const int step = std::max<int64_t>(kLine, (kPanel + tiles - 1) / tiles);
+  const float* panel = matrix.panels + p * D * kPanel;
+  for (int64_t d = 0; d < D; d += kDepth) {
+    const int64_t depth = std::min<int64_t>(kDepth, D - d);
+    const float* ahead = panel + (d + kAhead) * kPanel;
+    const float* enough = ahead + depth * kPanel;
+    for (int first = 0; first < kPanel; first += kColumns) {
+      const int64_t n = p * kPanel + first;
+      const int64_t columns = std::min<int64_t>(kColumns, matrix.N - n);
+      if (columns <= 0) continue;
+      const auto add = [&](auto tile, int64_t m) {
+        tile(x + m * D + d, D, panel + d * kPanel + first, depth, d == 0,
+             matrix.out + m * matrix.N + n, matrix.N, columns, ahead, ahead < enough ? step : 0);
+        ahead += depth * step;
+      };
+      int64_t m = 0;
+      for (; m + kRows <= M; m += kRows) add(product<kRows>, m);
+      for (; m + kRows / 2 <= M; m += kRows / 2) add(product<kRows / 2>, m);
+      for (; m < M; ++m) add(product<1>, m);
     }
   }
 }
 
-// x [M,D], w [P,D,kPanel] -> out [M,N]: column n is column n % kPanel of panel n / kPanel.
-ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::F32> w,
-                   ffi::ResultBuffer<ffi::F32> out) {
-  const int64_t M = x.dimensions()[0], D = x.dimensions()[1], N = out->dimensions()[1];
-  const float *xs = x.typed_data(), *ws = w.typed_data();
-  float* outs = out->typed_data();
-  // What is asked of memory in advance is spread over all that is done with a panel.
-  const int64_t tiles = (M + kRows - 1) / kRows * (kPanel / kColumns);
-  const int step = (kPanel + tiles - 1) / tiles;
-  parallel(pool, w.dimensions()[0], [=](int64_t p) {
-    const float* panel = ws + p * D * kPanel;
-    for (int64_t d = 0; d < D; d += kDepth) {
-      const int64_t depth = std::min<int64_t>(kDepth, D - d);
-      const float* ahead = panel + (d + kAhead) * kPanel;
-      for (int first = 0; first < kPanel; first += kColumns) {
-        const int64_t n = p * kPanel + first;
-        const int64_t columns = std::min<int64_t>(kColumns, N - n);
-        if (columns <= 0) continue;
-        const auto add = [&](auto tile, int64_t m) {
-          tile(xs + m * D + d, D, panel + d * kPanel + first, depth, d == 0, outs + m * N + n, N,
-               columns, ahead, step);
-          ahead += depth * step;
-        };
-        int64_t m = 0;
-        for (; m + kRows <= M; m += kRows) add(product<kRows>, m);
-        for (; m + kRows / 2 <= M; m += kRows / 2) add(product<kRows / 2>, m);
-        for (; m < M; ++m) add(product<1>, m);
+// x [M,D] times each of the matrices.
+ffi::Error Products(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::RemainingArgs panels,
+                    ffi::RemainingRets outs) {
+  const int64_t M = x.dimensions()[0], D = x.dimensions()[1];
+  std::vector<Matrix> matrices;
+  int64_t total = 0;
+  for (size_t i = 0; i < panels.size(); ++i) {
+    const auto w = panels.get<ffi::Buffer<ffi::F32>>(i);
+    auto out = outs.get<ffi::Buffer<ffi::F32>>(i);
+    if (!w.has_value()) return w.error();
+    if (!out.has_value()) return out.error();
+    matrices.push_back({w->typed_data(), (*out)->typed_data(), w->dimensions()[0],
+                        (*out)->dimensions()[1]});
+    total += matrices.back().P;
+  }
+  // Neighbouring panels are one thread's: what it asks for in advance comes to its own core.
+  const int64_t pieces = std::min<int64_t>(total, std::max<int64_t>(1, pool.num_threads()));
+  parallel(pool, pieces, [&, xs = x.typed_data()](int64_t piece) {
+    int64_t first = total * piece / pieces, last = total * (piece + 1) / pieces;
+    for (const Matrix& matrix : matrices) {
+      for (int64_t p = std::max<int64_t>(first, 0); p < std::min(last, matrix.P); ++p) {
+        multiply(xs, M, D, matrix, p);
       }
+      first -= matrix.P;
+      last -= matrix.P;
     }
   });
   return ffi::Error::Success();
@@ -229,16 +281,20 @@ void attend(const float* q, int64_t H, const float* keys, const float* values, i
     for (int64_t j = std::max<int64_t>(0, tile.last[t] - first + 1); j < kTokens; ++j) {
       row[j] = kMasked;
     }
-    const float top = std::max(tile.top[t], *std::max_element(row, row + kTokens));
-    Vector sum{};
+    Vector highest = load(row), sum{};
+    for (int j = kWidth; j < kTokens; j += kWidth) {
+      const Vector one = load(row + j);
+      highest = highest < one ? one : highest;
+    }
+    const float most = reduce(highest, [](float a, float b) { return a < b ? b : a; });
+    const float top = std::max(tile.top[t], most);
     for (int j = 0; j < kTokens; j += kWidth) {
       const Vector one = exponential(load(row + j) - top);
       store(row + j, one);
       sum += one;
     }
     fade[t] = exponential(Vector{} + (tile.top[t] - top))[0];
-    tile.weight[t] *= fade[t];
-    for (int v = 0; v < kWidth; ++v) tile.weight[t] += sum[v];
+    tile.weight[t] = tile.weight[t] * fade[t] + reduce(sum, [](float a, float b) { return a + b; });
     tile.top[t] = top;
   }
   const int count = std::min<int64_t>(kTokens, last - first + 1);
@@ -331,12 +387,12 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi
 using Floats = ffi::Buffer<ffi::F32>;
 using Numbers = ffi::Buffer<ffi::S32>;
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsearch_product, Product,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsearch_products, Products,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>());
+                                  .RemainingArgs()
+                                  .RemainingRets());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsearch_attend, Attend,
                               ffi::Ffi::Bind()

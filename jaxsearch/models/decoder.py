@@ -11,8 +11,7 @@ Linen stays inside this file: everywhere else parameters are the pytree
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +23,8 @@ from jaxsearch.models import attention
 Params = dict[str, Any]
 # (q_BTQH, k_BTKH, v_BTKH) -> o_BTQH; the caller owns masks and caches.
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# As `project`.
+Project = Callable[..., tuple[jax.Array, ...]]
 
 # Parameter path -> logical axes of the stacked training parameters, outermost first.
 AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -71,28 +72,44 @@ class RMSNorm(nn.Module):
     return _rms_norm(x, scale, self.eps)
 
 
+def project(
+  x: jax.Array,
+  features: Mapping[str, tuple[int, ...]],
+  *,
+  summed: int = 1,
+  use_bias: bool = False,
+  dtype: Any,
+) -> tuple[jax.Array, ...]:
+  """The last `summed` axes of x times one matrix a name, to so many features."""
+  axes = tuple(range(-summed, 0))
+  options = {'axis': axes, 'use_bias': use_bias, 'dtype': dtype}
+  return tuple(nn.DenseGeneral(n, name=name, **options)(x) for name, n in features.items())
+
+
 class Attention(nn.Module):
   """Projections, rotary positions and the caller's attention over their result."""
 
   size: Size
   dtype: Any
-  dense: Any
+  project: Project
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, attend: Attend) -> jax.Array:
     size = self.size
-    dense = functools.partial(self.dense, dtype=self.dtype)
-    project = functools.partial(dense, axis=-1, use_bias=size.attention_bias)
-    q_BTQH = project((size.heads, size.head_size), name='query')(x_BTD)
-    k_BTKH = project((size.kv_heads, size.head_size), name='key')(x_BTD)
-    v_BTKH = project((size.kv_heads, size.head_size), name='value')(x_BTD)
+    q, kv = (size.heads, size.head_size), (size.kv_heads, size.head_size)
+    q_BTQH, k_BTKH, v_BTKH = self.project(
+      x_BTD,
+      {'query': q, 'key': kv, 'value': kv},
+      use_bias=size.attention_bias,
+      dtype=self.dtype,
+    )
     if size.qk_norm:
       q_BTQH = RMSNorm(size.norm_eps, name='query_norm')(q_BTQH)
       k_BTKH = RMSNorm(size.norm_eps, name='key_norm')(k_BTKH)
     q_BTQH = rotate(q_BTQH, positions_BT, size.rope_base)
     k_BTKH = rotate(k_BTKH, positions_BT, size.rope_base)
     o_BTQH = attend(q_BTQH, k_BTKH, v_BTKH)
-    return dense(size.embed, axis=(-2, -1), use_bias=False, name='out')(o_BTQH)
+    return self.project(o_BTQH, {'out': (size.embed,)}, summed=2, dtype=self.dtype)[0]
 
 
 class GatedMLP(nn.Module):
@@ -100,30 +117,29 @@ class GatedMLP(nn.Module):
 
   size: Size
   dtype: Any
-  dense: Any
+  project: Project
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
-    dense = functools.partial(self.dense, use_bias=False, dtype=self.dtype)
-    h_BTF = nn.silu(dense(self.size.hidden, name='gate')(x_BTD))
-    h_BTF = h_BTF * dense(self.size.hidden, name='up')(x_BTD)
-    return dense(self.size.embed, name='down')(h_BTF)
+    hidden, embed = (self.size.hidden,), (self.size.embed,)
+    gate_BTF, up_BTF = self.project(x_BTD, {'gate': hidden, 'up': hidden}, dtype=self.dtype)
+    return self.project(nn.silu(gate_BTF) * up_BTF, {'down': embed}, dtype=self.dtype)[0]
 
 
 class Block(nn.Module):
-  """One layer: x + attention(norm(x)), then x + mlp(norm(x)); `dense` is what projects."""
+  """One layer: x + attention(norm(x)), then x + mlp(norm(x))."""
 
   size: Size
   dtype: Any
-  dense: Any = nn.DenseGeneral
+  project: Project = project
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, attend: Attend) -> jax.Array:
     h_BTD = RMSNorm(self.size.norm_eps, name='attention_norm')(x_BTD)
-    attention_layer = Attention(self.size, self.dtype, self.dense, name='attention')
+    attention_layer = Attention(self.size, self.dtype, self.project, name='attention')
     x_BTD = x_BTD + attention_layer(h_BTD, positions_BT, attend)
     h_BTD = RMSNorm(self.size.norm_eps, name='mlp_norm')(x_BTD)
-    return x_BTD + GatedMLP(self.size, self.dtype, self.dense, name='mlp')(h_BTD)
+    return x_BTD + GatedMLP(self.size, self.dtype, self.project, name='mlp')(h_BTD)
 
 
 def init(key: jax.Array, size: Size) -> Params:
@@ -189,21 +205,21 @@ def cached_hidden(
   *,
   attend: Callable[[int], Attend],
   dtype: Any,
-  dense: Any = nn.DenseGeneral,
+  project: Project = project,
 ) -> jax.Array:
   """The same function with unrolled layers (`unstack`) and the caller's attention per layer.
 
   Args:
-    params: of `unstack`, or as `dense` has them.
+    params: of `unstack`, or as `project` has them.
     size: of the policy.
     tokens_BT: int32.
     positions_BT: int32.
     attend: of each layer.
     dtype: of activations and products.
-    dense: a module like `nn.DenseGeneral` (models/packed has another).
+    project: what multiplies by matrices (models/packed has another).
   """
   x_BTD = _embed(params, tokens_BT, dtype)
-  block = Block(size, dtype, dense)
+  block = Block(size, dtype, project)
   for index, layer_params in enumerate(params['layers']):
     x_BTD = block.apply({'params': layer_params}, x_BTD, positions_BT, attend(index))
   return _rms_norm(x_BTD, params['norm'], size.norm_eps)

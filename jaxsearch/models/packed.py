@@ -8,7 +8,7 @@ included; the embedding also stays as it is, to be looked up in.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,26 +19,36 @@ from jaxsearch import kernels
 from jaxsearch.models import decoder
 
 
-class Dense(nn.Module):
-  """`nn.DenseGeneral` with a packed kernel, in float32."""
+def project(
+  x: jax.Array,
+  features: Mapping[str, tuple[int, ...]],
+  *,
+  summed: int = 1,
+  use_bias: bool = False,
+  dtype: Any = None,
+) -> tuple[jax.Array, ...]:
+  """`decoder.project` with packed kernels, in one call, in float32."""
+  x_MD = x.reshape(math.prod(x.shape[:-summed]), -1)
+  columns = [math.prod(shape) for shape in features.values()]
+  held = [_Held(x_MD.shape[1], shape, use_bias, name=name)() for name, shape in features.items()]
+  made = kernels.products(x_MD, [kernel for kernel, _ in held], columns)
+  shaped = (y.reshape(*x.shape[:-summed], *shape) for y, shape in zip(made, features.values()))
+  return tuple(y + bias if use_bias else y for y, (_, bias) in zip(shaped, held))
 
-  features: int | Sequence[int]
-  axis: int | Sequence[int] = -1
-  use_bias: bool = True
-  dtype: Any = None
+
+class _Held(nn.Module):
+  """The parameters of one projection of D summed components to `features`."""
+
+  D: int
+  features: Sequence[int]
+  use_bias: bool
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    features = (self.features,) if isinstance(self.features, int) else tuple(self.features)
-    summed = 1 if isinstance(self.axis, int) else len(self.axis)
-    x_MD = x.reshape(math.prod(x.shape[:-summed]), -1)
-    columns = math.prod(features)
-    panels = -(-columns // kernels.PANEL), x_MD.shape[1], kernels.PANEL
-    kernel = self.param('kernel', nn.initializers.zeros, panels)
-    y = kernels.product(x_MD, kernel, columns).reshape(*x.shape[:-summed], *features)
-    if self.use_bias:
-      y += self.param('bias', nn.initializers.zeros, features)
-    return y
+  def __call__(self) -> tuple[jax.Array, jax.Array | None]:
+    panels = -(-math.prod(self.features) // kernels.PANEL)
+    zeros = nn.initializers.zeros
+    kernel = self.param('kernel', zeros, (panels, self.D, kernels.PANEL))
+    return kernel, self.param('bias', zeros, tuple(self.features)) if self.use_bias else None
 
 
 def pack(params: decoder.Params, size: decoder.Size) -> decoder.Params:
@@ -49,7 +59,7 @@ def pack(params: decoder.Params, size: decoder.Size) -> decoder.Params:
 
 def logits(params: decoder.Params, size: decoder.Size, x_ND: jax.Array) -> jax.Array:
   """[N,V] of hidden states; `params` are packed."""
-  return kernels.product(x_ND, params['head'], size.vocab)
+  return kernels.products(x_ND, [params['head']], [size.vocab])[0]
 
 
 def _pack_leaf(path: Any, leaf: jax.Array) -> jax.Array:

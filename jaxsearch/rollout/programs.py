@@ -74,7 +74,7 @@ class Programs:
     """`caches` is a file of rollout/caches, and says how matrices lie."""
     self._size, self._caches = size, caches
     self._first_accept, self._steps, self._dtype = first_accept, steps, dtype
-    self._dense = {'dense': packed.Dense} if caches.PACKED else {}
+    self._project = packed.project if caches.PACKED else decoder.project
 
   def decode(self, params: Any, cache: Any, rows: Rows, once: dict[str, jax.Array]) -> Any:
     """Up to `once['steps']` steps of the rows in `once['slots']`.
@@ -147,7 +147,7 @@ class Programs:
       rows.length[:, None],
       attend=layers.decode(where, rows.length, rows.active),
       dtype=self._dtype,
-      **self._dense,
+      project=self._project,
     )
     # Whole on every device of a replica: cumulative sums over a split vocabulary would permute
     # pieces, and XLA's CPU runtime makes all replicas meet for that, whose loops differ in length.
@@ -183,7 +183,7 @@ class Programs:
       positions_RC,
       attend=layers.extend(lanes['where'], lanes['start'], lanes['count']),
       dtype=self._dtype,
-      **self._dense,
+      project=self._project,
     )
     return layers.cache, x_RCD
 
