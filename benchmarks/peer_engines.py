@@ -27,10 +27,13 @@ class Ours:
     return [{'extend_rows': 512 // chunk, 'extend_tokens': chunk} for chunk in (64, 32)]
 
   def __init__(self, job: Job, option: Option):
+    import jax
+
     from jaxsearch import config
     from jaxsearch.bench import rollout
+    from jaxsearch.rollout import caches
 
-    cache = rollout.fastest_cache()
+    cache = caches.FASTEST[jax.default_backend()]
     knobs = config.Rollout(
       slots=job.rows,
       context_tokens=0,

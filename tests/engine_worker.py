@@ -51,6 +51,27 @@ def check_programs(engine):
       assert any(group <= replica for replica in REPLICAS), f'{name}: {group} meet'
 
 
+def check_same(*done):
+  for a, b in zip(*done, strict=True):
+    (a,), (b,) = a.contexts, b.contexts
+    np.testing.assert_array_equal(a.ids, b.ids)
+    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=TOLERANCE)
+
+
+def check_kernels(policy, folder, tasks):
+  """The kernels for CPUs, on one device and on four replicas."""
+  native = {'cache': 'native', 'block_tokens': 64}
+  one = sharding.make_mesh(config.Mesh(), jax.devices()[:1])
+  single = policies.make_actor(policy, folder, training_mesh=one, **native)
+  split = policies.make_actor(policy, folder, slots=2, **native)
+  assert (split._engine.replicas, split._engine.slots) == (4, 8)
+  for name, program in split._engine.lowered().items():
+    assert not list(collectives(program.compile().as_text())), f'{name}: somebody meets'
+  with Pool(config.Retrieval(backend='none')) as pool:
+    done = [a.rollout(tasks, pool=pool, top_k=1, temperature=1.0) for a in (single, split)]
+  check_same(*done)
+
+
 def main():
   folder = pathlib.Path(sys.argv[1])
   policy = policies.random_policy(folder / 'tokenizer')
@@ -69,10 +90,8 @@ def main():
     done.append(split.rollout(tasks, pool=pool, top_k=1, temperature=1.0))
   compiled = [name for name in compiled if '/compile/' in name]
   assert not compiled, compiled
-  for a, b in zip(*done):
-    (a,), (b,) = a.contexts, b.contexts
-    np.testing.assert_array_equal(a.ids, b.ids)
-    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=TOLERANCE)
+  check_same(*done)
+  check_kernels(policy, folder, tasks)
   print('replicas agree')
 
 

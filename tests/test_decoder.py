@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsearch import config
-from jaxsearch.models import attention, decoder
+from jaxsearch import config, kernels
+from jaxsearch.models import attention, decoder, packed
 from jaxsearch.rollout import programs
 from jaxsearch.rollout.caches import dense as cache_lib
 
@@ -63,26 +63,28 @@ def _decode(params, size, cache, length, tokens):
   return layers.cache, x
 
 
-def test_turned_parameters_give_the_same_result():
-  """Every kernel of every option with what it sums over last, multiplied from the other side."""
-  size = _size('qwen2')
-  params = decoder.unstack(_params(size), size)
-  tokens, slots, start = _tokens(2, 6), np.array([1, 0]), np.zeros(2, np.int32)
-  cache = cache_lib.init(size, config.Rollout(slots=2), 1, 8, jnp.float32)
+def test_packed_parameters_give_the_same_result():
+  """Every kernel of every option in panels, the last of which is not full; and the head."""
+  kernels.require()
+  for options in FAMILIES:
+    size = _size(options)
+    params = decoder.unstack(_params(size), size)
+    tokens, slots, start = _tokens(2, 6), np.array([1, 0]), np.zeros(2, np.int32)
+    cache = cache_lib.init(size, config.Rollout(slots=2), 1, 8, jnp.float32)
 
-  def run(params, turned):
-    attend = cache_lib.Layers(cache).extend(slots, start, np.full(2, 6))
-    positions = np.tile(np.arange(6), (2, 1))
-    return decoder.cached_hidden(
-      params, size, tokens, positions, attend=attend, dtype=jnp.float32, outputs_first=turned
-    )
+    def run(params, project, size=size, tokens=tokens, slots=slots, start=start, cache=cache):
+      attend = cache_lib.Layers(cache).extend(slots, start, np.full(2, 6))
+      positions = np.tile(np.arange(6), (2, 1))
+      return decoder.cached_hidden(
+        params, size, tokens, positions, attend=attend, dtype=jnp.float32, project=project
+      )
 
-  turned = decoder.turn(params)
-  kernel = turned['layers'][0]['attention']['out']['kernel']
-  assert kernel.shape == (size.embed, size.heads, size.head_size)
-  assert turned['layers'][0]['mlp']['gate']['kernel'].shape == (size.hidden, size.embed)
-  assert turned['layers'][0]['attention']['query']['bias'].shape == (size.heads, size.head_size)
-  np.testing.assert_allclose(run(turned, True), run(params, False), atol=TOLERANCE)
+    held = packed.pack(params, size)
+    x_BTD = run(held, packed.project)
+    np.testing.assert_allclose(x_BTD, run(params, decoder.project), atol=TOLERANCE)
+    x_ND = x_BTD.reshape(-1, size.embed)
+    logits = x_ND @ decoder.unembedding(params, size).T
+    np.testing.assert_allclose(packed.logits(held, size, x_ND), logits, atol=TOLERANCE)
 
 
 def _tokens(rows, time, seed=0):

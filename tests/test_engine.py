@@ -36,6 +36,7 @@ CACHES = {
   'blocked': {'cache': 'blocked', 'block_tokens': 16},
   'paged': {'cache': 'paged', 'block_tokens': 16},
   'cudnn': {'cache': 'cudnn'},
+  'native': {'cache': 'native', 'block_tokens': 64},
 }
 
 
@@ -136,14 +137,14 @@ def test_score_is_teacher_forcing(engine, alone):
   np.testing.assert_allclose(scored[len(prompt) - 1 :], logprobs, atol=TOLERANCE)
 
 
-@pytest.fixture(scope='module', params=['blocked', 'paged'])
+@pytest.fixture(scope='module', params=['blocked', 'paged', 'native'])
 def fast(policy, tmp_path_factory, request):
   options = {**CACHES[request.param], 'deterministic': False}
   return policies.make_actor(policy, tmp_path_factory.mktemp('fast'), **options)._engine
 
 
 def test_fast_mode_samples_from_the_same_distribution(policy, fast):
-  """Matrices are turned, programs have as many lanes as there is work: only rounding differs."""
+  """Programs have as many lanes as there is work: only rounding differs."""
   seen = []
   listener = lambda event, _, **__: seen.append(event) if 'backend_compile' in event else None
   jax.monitoring.register_event_duration_secs_listener(listener)
@@ -303,7 +304,7 @@ def test_a_tokenizer_larger_than_the_policy_is_refused(policy, engine, tmp_path)
 # --- Memory ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('cache', ['dense', 'blocked', 'paged'])
+@pytest.mark.parametrize('cache', ['dense', 'blocked', 'paged', 'native'])
 def test_the_cache_is_written_in_place(policy, cache):
   """Temporaries of decode: 2 % of the cache and a few buffers of logits; no program copies it."""
   tokenizer, size, _ = policy

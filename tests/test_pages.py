@@ -137,6 +137,19 @@ def test_a_row_that_gave_up_its_pages_goes_on_to_the_bit(
   assert policies.bits(done) == policies.bits(plenty)
 
 
+def test_pages_of_a_kernel_are_given_up_to_the_bit(policy, tasks, pool, tmp_path, plenty):
+  """The cache `native`; its numbers are those of the others but for the last bits."""
+  native = {'cache': 'native', 'block_tokens': 64}
+  kept, _ = _roll(policy, tasks, pool, tmp_path, **native)
+  done, evicted = _roll(policy, tasks, pool, tmp_path, **native, pages=8)
+  assert evicted > 3
+  assert policies.bits(done) == policies.bits(kept)
+  for a, b in zip(plenty, done, strict=True):
+    (a,), (b,) = a.contexts, b.contexts
+    np.testing.assert_array_equal(a.ids, b.ids)
+    np.testing.assert_allclose(a.logprobs, b.logprobs, atol=2e-5)
+
+
 def test_a_fast_rebuild_stays_within_tolerance(policy, tasks, pool, tmp_path, plenty):
   done, evicted = _roll(policy, tasks, pool, tmp_path, **FEW, deterministic=False)
   assert evicted > 3

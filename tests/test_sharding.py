@@ -66,6 +66,14 @@ def test_a_kernel_for_other_devices_is_refused(field, value):
   assert sharding.open_mesh(config.Config()).size == jax.device_count()
 
 
+def test_a_kernel_for_cpus_is_refused_on_a_gpu(monkeypatch):
+  settings = config.Config(rollout=config.Rollout(cache='native'))
+  sharding.require_kernels(settings)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  with pytest.raises(UserError, match="'native', a kernel for CPUs, but .* are GPUs. Take 'paged'"):
+    sharding.require_kernels(settings)
+
+
 @pytest.mark.parametrize('tied', [False, True])
 @pytest.mark.parametrize('bias', [False, True])
 def test_table_places_every_parameter_of_the_decoder(tied, bias):

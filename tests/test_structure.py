@@ -14,7 +14,7 @@ ROOT = pathlib.Path(jaxsearch.__file__).parent
 FILES = sorted(ROOT.rglob('*.py'))
 LAYERS = (
   'types config plugins fields files validation',
-  'questions sources world text protocols retrieval rewards algo models',
+  'questions sources world text protocols retrieval rewards algo kernels models',
   'sharding checkpoint metrics progress trajectories',
   'rollout batching intake learner',
   'trainer training_run warmstart collection evaluation report',

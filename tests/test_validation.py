@@ -125,6 +125,23 @@ def test_a_chunk_fits_into_a_block(working):
   assert 'rollout.block_tokens' in _problems(working)[0]
 
 
+@pytest.mark.parametrize(
+  'section, field, value, says',
+  [
+    ('rollout', 'block_tokens', 96, 'a multiple of 64'),
+    ('policy', 'dtype', 'bfloat16', 'float32'),
+    ('mesh', 'sample_tensor', 2, 'uses all cores as it is'),
+    ('rollout', 'cache_dtype', 'int8', "rollout.cache='blocked' or 'paged'"),
+  ],
+)
+def test_kernels_for_cpus_take_what_they_were_written_for(working, section, field, value, says):
+  working.rollout.cache = 'native'
+  validation.validate(working, 'train')
+  setattr(getattr(working, section), field, value)
+  (problem,) = _problems(working)
+  assert f'{section}.{field} is {value!r}; allowed: ' in problem and says in problem
+
+
 def test_a_verb_needs_only_its_own_files(working):
   working.questions.train = working.retrieval.index = working.run_dir = ''
   validation.validate(working, 'eval')

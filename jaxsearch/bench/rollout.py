@@ -35,14 +35,7 @@ MODES = {
   'lockstep': (False, True),
   'lockstep+reprefill': (True, True),
 }
-# Of each kind of device, the cache that is read fastest.
-_FASTEST = {'cpu': 'native', 'gpu': 'cudnn', 'tpu': 'ragged'}
 _STEP_RUNS = 8
-
-
-def fastest_cache() -> str:
-  """The value of `rollout.cache` that is measured where none is named."""
-  return _FASTEST[jax.default_backend()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,9 +81,14 @@ def _bench_rollout(argv: list[str]) -> None:
     raise UserError(f'--step_context is {",".join(steps.value)!r}; give lengths, as 200,1000.')
   if json_path.value:
     _paths.require_file_place('--json', json_path.value)
-  from jaxsearch.bench import rollout
+  import jax
 
-  knobs = _knobs(values, rollout.fastest_cache())
+  from jaxsearch.bench import rollout
+  from jaxsearch.rollout import caches
+
+  if not values['cache'].value:  # Asked only then: it starts JAX, with the devices of now.
+    values['cache'].value = caches.FASTEST[jax.default_backend()]
+  knobs = _knobs(values)
   for mode in modes.value:
     if mode not in rollout.MODES:
       raise UserError(
@@ -121,10 +126,9 @@ def _define_knobs(values: flags.FlagValues) -> None:
   values['cache'].help = 'As rollout.cache; empty: the fastest one of this kind of device.'
 
 
-def _knobs(values: flags.FlagValues, cache: str) -> config_lib.Rollout:
-  """What the knobs' flags say, `cache` if there is none; problems are told by the flags' names."""
+def _knobs(values: flags.FlagValues) -> config_lib.Rollout:
+  """What the knobs' flags say; a problem is told by the name of the flag."""
   made = config_lib.Rollout(**{name: values[name].value for name in _KNOBS})
-  made.cache = made.cache or cache
   config = config_lib.Config(rollout=made)
   config.policy.dtype, config.mesh.sample_tensor = values['dtype'].value, values['tensor'].value
   found = '\n'.join(validation.problems(config, 'bench rollout'))
@@ -171,8 +175,8 @@ def _bench_recipes(argv: list[str]) -> None:
 _KNOBS = {
   'slots': 8,
   'decode_steps': 64,
-  'extend_rows': 8,
-  'extend_tokens': 64,
+  'extend_rows': 16,
+  'extend_tokens': 32,
   'block_tokens': 128,
   'pages': 0,
   'cache': '',

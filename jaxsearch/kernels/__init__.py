@@ -27,9 +27,9 @@ from jaxsearch.types import UserError
 _SOURCE = pathlib.Path(__file__).with_name('cpu.cc')
 _FLAGS = ('-std=c++17', '-O3', '-march=native', '-ffp-contract=fast', '-shared', '-fPIC', '-w')
 _TARGETS = ('jaxsearch_products', 'jaxsearch_attend')
-# Columns of a panel of a packed matrix, tokens that pages are multiples of, and floats that heads
-# are: kPanel, kTokens and kLane in cpu.cc.
-PANEL, TOKENS, LANE = 48, 64, 16
+# Columns of a panel of a packed matrix, and tokens whose keys lie next to each other, component by
+# component: kPanel and kLane in cpu.cc.
+PANEL, LANE = 48, 16
 
 
 def require() -> None:
@@ -71,7 +71,7 @@ def attend(
     q_RCQH: C tokens of R rows.
     k_RCKH: theirs.
     v_RCKH: theirs.
-    keys: [P,K,B/LANE,H,LANE], pages of B tokens; written in place.
+    keys: [P,K,B/LANE,H,LANE], pages of B tokens, a multiple of 64; written in place.
     values: [P,K,B,H].
     pages_RN: int32, of each row.
     start_R: int32, tokens of the row before these.
@@ -85,15 +85,12 @@ def attend(
   return tuple(call(q_RCQH, k_RCKH, v_RCKH, keys, values, pages_RN, start_R, count_R))
 
 
-@functools.cache
-def _register() -> None:
-  library = ctypes.cdll.LoadLibrary(str(_compiled()))
-  for name in _TARGETS:
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform='cpu')
+def library() -> pathlib.Path:
+  """The shared library, compiled if it is not there; a file of its own for whatever shapes it.
 
-
-def _compiled() -> pathlib.Path:
-  """The shared library, made if it is not there; a file of its own for whatever shapes it."""
+  Raises:
+    UserError: there is no compiler, or it fails.
+  """
   compiler = shlex.split(os.environ.get('CXX', 'c++'))
   if not shutil.which(compiler[0]):
     raise UserError(
@@ -104,11 +101,18 @@ def _compiled() -> pathlib.Path:
   shaped_by = (_SOURCE.read_text(), *compiler, *_FLAGS, jax.lib.__version__, _processor())
   name = hashlib.sha256('\0'.join(shaped_by).encode()).hexdigest()[:16]
   caches = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  library = pathlib.Path(caches, 'jaxsearch', f'cpu-{name}.so')
-  if not library.exists():
-    library.parent.mkdir(parents=True, exist_ok=True)
-    _compile(compiler, library)
-  return library
+  made = pathlib.Path(caches, 'jaxsearch', f'cpu-{name}.so')
+  if not made.exists():
+    made.parent.mkdir(parents=True, exist_ok=True)
+    _compile(compiler, made)
+  return made
+
+
+@functools.cache
+def _register() -> None:
+  handle = ctypes.cdll.LoadLibrary(str(library()))
+  for name in _TARGETS:
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(handle, name)), platform='cpu')
 
 
 def _compile(compiler: list[str], library: pathlib.Path) -> None:

@@ -259,7 +259,16 @@ void mix_all(const float* weights, const float* fade, const float* values, int c
   for (; h + kValueVectors * kWidth <= H; h += kValueVectors * kWidth) {
     mix<kValueVectors>(weights, fade, values + h, count, H, ahead + h, out + h);
   }
-  for (; h < H; h += kWidth) mix<1>(weights, fade, values + h, count, H, ahead + h, out + h);
+  for (; h + kWidth <= H; h += kWidth) {
+    mix<1>(weights, fade, values + h, count, H, ahead + h, out + h);
+  }
+  for (; h < H; ++h) {
+    for (int t = 0; t < kQueries; ++t) {
+      float sum = out[t * H + h] * fade[t];
+      for (int j = 0; j < count; ++j) sum += weights[t * kTokens + j] * values[j * H + h];
+      out[t * H + h] = sum;
+    }
+  }
 }
 
 // Softmax attention of kQueries queries, as far as tokens have been seen (arXiv 1805.02867).

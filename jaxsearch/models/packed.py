@@ -45,16 +45,16 @@ class _Held(nn.Module):
 
   @nn.compact
   def __call__(self) -> tuple[jax.Array, jax.Array | None]:
-    panels = -(-math.prod(self.features) // kernels.PANEL)
+    count = -(-math.prod(self.features) // kernels.PANEL)
     zeros = nn.initializers.zeros
-    kernel = self.param('kernel', zeros, (panels, self.D, kernels.PANEL))
+    kernel = self.param('kernel', zeros, (count, self.D, kernels.PANEL))
     return kernel, self.param('bias', zeros, tuple(self.features)) if self.use_bias else None
 
 
 def pack(params: decoder.Params, size: decoder.Size) -> decoder.Params:
   """Unstacked float32 parameters (`decoder.unstack`), packed."""
   layers = tuple(jax.tree_util.tree_map_with_path(_pack_leaf, layer) for layer in params['layers'])
-  return {**params, 'layers': layers, 'head': _panels(decoder.unembedding(params, size).T)}
+  return {**params, 'layers': layers, 'head': panels(decoder.unembedding(params, size).T)}
 
 
 def logits(params: decoder.Params, size: decoder.Size, x_ND: jax.Array) -> jax.Array:
@@ -62,15 +62,16 @@ def logits(params: decoder.Params, size: decoder.Size, x_ND: jax.Array) -> jax.A
   return kernels.products(x_ND, [params['head']], [size.vocab])[0]
 
 
+def panels(matrix_DN: jax.Array) -> jax.Array:
+  """[P,D,C] of one matrix."""
+  D, N = matrix_DN.shape
+  padded = jnp.pad(matrix_DN, ((0, 0), (0, -N % kernels.PANEL)))
+  return padded.reshape(D, -1, kernels.PANEL).swapaxes(0, 1)
+
+
 def _pack_leaf(path: Any, leaf: jax.Array) -> jax.Array:
   name = jax.tree_util.keystr(path, simple=True, separator='/')
   if not name.endswith('kernel'):
     return leaf
   summed = 2 if name == 'attention/out/kernel' else 1
-  return _panels(leaf.reshape(math.prod(leaf.shape[:summed]), -1))
-
-
-def _panels(matrix_DN: jax.Array) -> jax.Array:
-  D, N = matrix_DN.shape
-  padded = jnp.pad(matrix_DN, ((0, 0), (0, -N % kernels.PANEL)))
-  return padded.reshape(D, -1, kernels.PANEL).swapaxes(0, 1)
+  return panels(leaf.reshape(math.prod(leaf.shape[:summed]), -1))

@@ -6,3 +6,6 @@ reads. The first axis of every array is the slot, or with `PAGED` the page; `HEA
 key/value heads; with `PACKED` the policy's matrices are those of models/packed. What lies at or
 beyond a row's length is finite and never seen.
 """
+
+# The cache that is read fastest, of each kind of device (`jax.default_backend()`).
+FASTEST = {'cpu': 'native', 'gpu': 'cudnn', 'tpu': 'ragged'}

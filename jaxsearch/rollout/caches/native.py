@@ -18,7 +18,6 @@ from jaxsearch import config as config_lib
 from jaxsearch import kernels
 from jaxsearch.models.decoder import Attend, Size
 from jaxsearch.rollout import memory
-from jaxsearch.types import UserError
 
 PAGED = True
 PACKED = True
@@ -81,13 +80,8 @@ def init(
   """A cache of zeros: `rollout.pages` pages a replica, or enough for rows of `time` tokens.
 
   Raises:
-    UserError: the policy's heads do not fit the kernel, or it cannot be compiled.
+    UserError: the kernel cannot be compiled.
   """
-  if size.head_size % kernels.LANE:
-    raise UserError(
-      f"rollout.cache='native' takes heads of a multiple of {kernels.LANE}, this policy's have "
-      f"{size.head_size}. Take rollout.cache='blocked'."
-    )
   kernels.require()
   pages, block = memory.page_count(rollout, time) * replicas, rollout.block_tokens
   lanes = (pages, size.kv_heads, block // kernels.LANE, size.head_size, kernels.LANE)
