@@ -8,6 +8,7 @@ setuptools.setup(
   description='Reinforcement learning of search-augmented reasoning, in JAX.',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['jaxsearch', 'jaxsearch.*']),
+  package_data={'jaxsearch.kernels': ['cpu.cc']},
   install_requires=[
     'absl-py>=2.1',
     'bm25s>=0.3,<0.4',

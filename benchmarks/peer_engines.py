@@ -33,7 +33,7 @@ class Ours:
     from jaxsearch.bench import rollout
     from jaxsearch.rollout import caches
 
-    cache = caches.FASTEST[jax.default_backend()]
+    cache = caches.fastest(jax.default_backend(), job.dtype, 1)
     knobs = config.Rollout(
       slots=job.rows,
       context_tokens=0,
@@ -41,7 +41,7 @@ class Ours:
       cache=cache,
       block_tokens=128,
       deterministic=False,
-      overlap=cache != 'native',
+      overlap=jax.default_backend() != 'cpu',
       **option,
     )
     self._bench = rollout.Bench(job.model, job.dtype, knobs, job.scripts)

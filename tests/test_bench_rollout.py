@@ -279,7 +279,10 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
       '--cache=paged --block_tokens=16 --extend_tokens=64',
       '--block_tokens is 16; allowed: at least --extend_tokens = 64, with a cache in blocks.',
     ),
-    ('--tensor=2', "--tensor is 2; allowed: 1, with --cache='native', which uses all cores"),
+    (
+      '--cache=native --tensor=2',
+      "--tensor is 2; allowed: 1, with --cache='native', which uses all cores",
+    ),
     (
       '--cache=blocked --tensor=3',
       '--tensor is 3; allowed: a divisor of 1792, the hidden size of 50m.',

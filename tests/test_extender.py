@@ -109,6 +109,18 @@ def test_a_source_that_is_being_extended_is_copied_all_the_same(engine, extender
   assert list(engine.cache[0][:11]) == [1, 2, 3, 4, 6, 6, 6, 6, 6, 6, 6]
 
 
+def test_nobody_waits_long_for_company(engine, extender):
+  """With most rows running, three chunks; then the program runs with idle lanes."""
+  row = _row(0, [1, 2, 3])
+  for _ in range(2):
+    _begin(extender, row)
+    for _ in range(3):
+      extender.flush(4, _nobody_goes)
+      assert not extender.is_ready(row)
+    extender.flush(4, _nobody_goes)
+    assert _holds(engine, extender, row)
+
+
 def test_nothing_is_shared_after_the_weights_change(engine, extender):
   _begin(extender, _row(0, [1, 2, 3]))
   extender.flush(0, _nobody_goes)

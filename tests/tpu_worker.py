@@ -41,7 +41,7 @@ def check_engine(devices):
   grid = np.array(devices).reshape(REPLICAS, -1)
   mesh = Mesh(grid, ('replica', 'tensor'), axis_types=(AxisType.Auto,) * 2)
   split = PartitionSpec('replica')
-  programs = Programs(SIZE, ragged, 2, 8, jnp.bfloat16, turned=False)
+  programs = Programs(SIZE, ragged, 2, 8, jnp.bfloat16)
   rollout = types.SimpleNamespace(slots=SLOTS, pages=PAGES, block_tokens=PAGE, decode_steps=8)
   cache = jax.eval_shape(lambda: ragged.init(SIZE, rollout, REPLICAS, TIME, jnp.bfloat16))
   cache = _at(mesh, cache, PartitionSpec('replica', None, 'tensor'))

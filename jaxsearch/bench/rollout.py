@@ -81,8 +81,7 @@ class Bench:
     kept = jnp.dtype(rollout.cache_dtype or dtype)
     self.work, self._vocab = floors.Work(size, dtype.itemsize, kept.itemsize), size.vocab
     self._size, self._dtype = size, dtype
-    devices = _devices(tensor)
-    mesh = sharding.make_mesh(config_lib.Mesh(data=1, tensor=tensor), devices)
+    mesh = sharding.make_mesh(config_lib.Mesh(data=1, tensor=tensor), devices(tensor))
     local = sampling_mesh(mesh, tensor)
     stops = replay.unstopped(size.vocab)
     self.engine = Engine(size, stops, self._rollout, mesh=local, dtype=dtype)
@@ -228,7 +227,7 @@ def rollout(
   # What may be refused comes first: the machine's rates take seconds to measure.
   scripts = traces.open_trace(settings.trace, settings.trajectories, settings.latency_s)
   _require_split(settings.model, settings.tensor)
-  _devices(settings.tensor)
+  devices(settings.tensor)
   sharding.require_kernels(config_lib.Config(rollout=settings.rollout))
   machine = floors.measure(jnp.dtype(settings.dtype))
   knobs = settings.rollout
@@ -264,6 +263,22 @@ def rollout(
       json.dump(found, file, indent=2)
 
 
+def devices(count: int) -> list[jax.Device]:
+  """The first devices; a CPU is made into as many as are wanted, if JAX has not started yet.
+
+  This goes before the number of pretended devices that XLA_FLAGS may name.
+
+  Raises:
+    UserError: there are not so many.
+  """
+  with contextlib.suppress(RuntimeError):
+    jax.config.update('jax_num_cpu_devices', max(count, jax.config.jax_num_cpu_devices))
+  devices = jax.localdevices()
+  if len(devices) < count:
+    raise UserError(f'--tensor is {count}, but there are {len(devices)} devices. Take fewer.')
+  return devices[:count]
+
+
 def _require_split(model: str, tensor: int) -> None:
   """Heads that cannot be split are whole on every device, but something must be split.
 
@@ -275,22 +290,6 @@ def _require_split(model: str, tensor: int) -> None:
     raise UserError(
       f'--tensor is {tensor}; allowed: a divisor of {hidden}, the hidden size of {model}.'
     )
-
-
-def _devices(count: int) -> list[jax.Device]:
-  """The first devices; a CPU is made into as many as are wanted, if JAX has not started yet.
-
-  This goes before the number of pretended devices that XLA_FLAGS may name.
-
-  Raises:
-    UserError: there are not so many.
-  """
-  with contextlib.suppress(RuntimeError):
-    jax.config.update('jax_num_cpu_devices', max(count, jax.config.jax_num_cpu_devices))
-  devices = jax.local_devices()
-  if len(devices) < count:
-    raise UserError(f'--tensor is {count}, but there are {len(devices)} devices. Take fewer.')
-  return devices[:count]
 
 
 def _medians(runs: Sequence[dict[str, float]]) -> dict[str, Any]:

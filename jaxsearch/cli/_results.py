@@ -81,13 +81,12 @@ def _bench_rollout(argv: list[str]) -> None:
     raise UserError(f'--step_context is {",".join(steps.value)!r}; give lengths, as 200,1000.')
   if json_path.value:
     _paths.require_file_place('--json', json_path.value)
-  import jax
-
   from jaxsearch.bench import rollout
   from jaxsearch.rollout import caches
 
-  if not values['cache'].value:  # Asked only then: it starts JAX, with the devices of now.
-    values['cache'].value = caches.FASTEST[jax.default_backend()]
+  if not values['cache'].value:
+    platform = rollout.devices(tensor.value)[0].platform
+    values['cache'].value = caches.fastest(platform, dtype.value, tensor.value)
   knobs = _knobs(values)
   for mode in modes.value:
     if mode not in rollout.MODES:

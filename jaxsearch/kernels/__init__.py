@@ -21,11 +21,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 
 from jaxsearch.types import UserError
 
 _SOURCE = pathlib.Path(__file__).with_name('cpu.cc')
-_FLAGS = ('-std=c++17', '-O3', '-march=native', '-ffp-contract=fast', '-shared', '-fPIC', '-w')
+_FLAGS = ('-std=c++17', '-O3', '-ffp-contract=fast', '-shared', '-fPIC', '-w')
+_OTHERWISE = "take rollout.cache='blocked' (`bench rollout --cache=blocked`)"
 _TARGETS = ('jaxsearch_products', 'jaxsearch_attend')
 # Columns of a panel of a packed matrix, and tokens whose keys lie next to each other, component by
 # component: kPanel and kLane in cpu.cc.
@@ -85,54 +87,70 @@ def attend(
   return tuple(call(q_RCQH, k_RCKH, v_RCKH, keys, values, pages_RN, start_R, count_R))
 
 
-def library() -> pathlib.Path:
-  """The shared library, compiled if it is not there; a file of its own for whatever shapes it.
-
-  Raises:
-    UserError: there is no compiler, or it fails.
-  """
-  compiler = shlex.split(os.environ.get('CXX', 'c++'))
-  if not shutil.which(compiler[0]):
-    raise UserError(
-      f"there is no C++ compiler {compiler[0]!r}, which rollout.cache='native' needs for its "
-      'kernels. Install one (Debian: g++; macOS: xcode-select --install), name yours with CXX, or '
-      "take rollout.cache='blocked'."
-    )
-  shaped_by = (_SOURCE.read_text(), *compiler, *_FLAGS, jax.lib.__version__, _processor())
-  name = hashlib.sha256('\0'.join(shaped_by).encode()).hexdigest()[:16]
-  caches = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  made = pathlib.Path(caches, 'jaxsearch', f'cpu-{name}.so')
-  if not made.exists():
-    made.parent.mkdir(parents=True, exist_ok=True)
-    _compile(compiler, made)
-  return made
-
-
 @functools.cache
 def _register() -> None:
-  handle = ctypes.cdll.LoadLibrary(str(library()))
+  made = _library()
+  try:
+    handle = ctypes.cdll.LoadLibrary(str(made))
+  except OSError as error:
+    raise UserError(
+      f'the kernels in {made} cannot be loaded: {error}. Delete that file, let XDG_CACHE_HOME name '
+      f'a folder from which programs may run, or {_OTHERWISE}.'
+    ) from None
   for name in _TARGETS:
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(handle, name)), platform='cpu')
 
 
-def _compile(compiler: list[str], library: pathlib.Path) -> None:
+def _library() -> pathlib.Path:
+  """The shared library, compiled if it is not there; a file of its own for whatever shapes it."""
+  compiler = shlex.split(os.environ.get('CXX', '')) or ['c++']
+  if not shutil.which(compiler[0]):
+    raise UserError(
+      f"there is no C++ compiler {compiler[0]!r}, which rollout.cache='native' needs for its "
+      'kernels. Install one (Debian: g++; macOS: xcode-select --install), name yours with CXX, or '
+      f'{_OTHERWISE}.'
+    )
+  command = [*compiler, *_FLAGS, _for_this_processor()]
+  name = hashlib.sha256('\0'.join(_shaped_by(command)).encode()).hexdigest()[:16]
+  caches = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  made = pathlib.Path(caches, 'jaxsearch', f'cpu-{name}.so')
+  if not made.exists():
+    try:
+      _compile(command, made)
+    except OSError as error:
+      raise UserError(
+        f"the kernels of rollout.cache='native' cannot be written to {made.parent}: {error}. Name "
+        f'another folder with XDG_CACHE_HOME, or {_OTHERWISE}.'
+      ) from None
+  return made
+
+
+def _compile(command: list[str], made: pathlib.Path) -> None:
+  made.parent.mkdir(parents=True, exist_ok=True)
   # Under another name until it is whole: other processes may want it at the same time.
-  with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-    made = os.path.join(folder, library.name)
-    command = [*compiler, *_FLAGS, f'-isystem{jax.ffi.include_dir()}', str(_SOURCE), '-o', made]
+  with tempfile.TemporaryDirectory(dir=made.parent) as folder:
+    out = os.path.join(folder, made.name)
+    command = [*command, f'-isystem{jax.ffi.include_dir()}', str(_SOURCE), '-o', out]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
       raise UserError(
         f"the kernels of rollout.cache='native' do not compile: {shlex.join(command)} says "
-        f'{done.stderr.strip()[-500:]!r}. Name another compiler with CXX, or take '
-        "rollout.cache='blocked'."
+        f'{done.stderr.strip()[:500]!r}. Name another compiler with CXX, or {_OTHERWISE}.'
       )
-    os.replace(made, library)
+    os.replace(out, made)
 
 
-def _processor() -> str:
-  """What -march=native depends on: a home folder may be shared by different machines."""
+def _for_this_processor() -> str:
+  is_arm = platform.machine().lower() in ('arm64', 'aarch64')
+  return '-mcpu=native' if is_arm else '-march=native'
+
+
+def _shaped_by(command: list[str]) -> list[str]:
+  """Whatever a compiled file depends on: a home folder may be shared by different machines."""
+  version = subprocess.run([*command, '--version'], capture_output=True, text=True).stdout
   info = pathlib.Path('/proc/cpuinfo')
   lines = info.read_text().splitlines() if info.exists() else []
-  told = sorted({line for line in lines if line.startswith(('flags', 'Features', 'model name'))})
-  return '\n'.join([platform.machine(), platform.processor(), *told])
+  parts = ('flags', 'Features', 'model name', 'CPU part')
+  processor = sorted({line for line in lines if line.startswith(parts)})
+  system = [platform.machine(), platform.processor(), *platform.libc_ver(), jaxlib.__version__]
+  return [_SOURCE.read_text(), *command, version, *system, *processor]

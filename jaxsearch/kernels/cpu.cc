@@ -3,7 +3,8 @@
 // it runs; models/packed.py and rollout/caches/native.py say what the arrays are.
 //
 // Invariant: what is computed of a row depends on that row alone. Every sum runs in one fixed
-// order, whatever the other rows, the number of threads and who takes which piece.
+// order, whatever the other rows, the number of threads and who takes which piece. That the tiles
+// of a product also round alike is the compiler's doing; tests/test_native.py looks.
 
 #include <algorithm>
 #include <atomic>
@@ -20,7 +21,7 @@ namespace ffi = xla::ffi;
 namespace {
 
 // Floats of a vector register; rows and vectors of columns whose sums a product keeps in registers,
-// vectors of keys and of values that attention does (16 registers with AVX, 32 otherwise).
+// vectors of keys and of values that attention does (AVX has 16 registers, AVX-512 and ARM 32).
 #if defined(__AVX512F__)
 constexpr int kWidth = 16, kRows = 8, kVectors = 3, kKeyVectors = 4, kValueVectors = 5;
 #elif defined(__AVX__)
@@ -40,6 +41,7 @@ constexpr int kQueries = 4;   // Queries that attend together.
 constexpr int kTokens = 64;   // Tokens whose weights exist at a time; pages are multiples of it.
 constexpr int kLane = 16;     // Tokens whose keys lie next to each other, component by component.
 constexpr float kMasked = -1e30f;
+static_assert(kPanel % kColumns == 0 && kTokens % (kKeyVectors * kWidth) == 0);
 
 inline Vector load(const float* from) {
   Vector vector;
@@ -160,13 +162,18 @@ ffi::Error Products(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Remainin
   const int64_t M = x.dimensions()[0], D = x.dimensions()[1];
   std::vector<Matrix> matrices;
   int64_t total = 0;
+  if (panels.size() != outs.size()) return ffi::Error::InvalidArgument("a result per matrix");
   for (size_t i = 0; i < panels.size(); ++i) {
     const auto w = panels.get<ffi::Buffer<ffi::F32>>(i);
     auto out = outs.get<ffi::Buffer<ffi::F32>>(i);
     if (!w.has_value()) return w.error();
     if (!out.has_value()) return out.error();
-    matrices.push_back({w->typed_data(), (*out)->typed_data(), w->dimensions()[0],
-                        (*out)->dimensions()[1]});
+    const auto shape = w->dimensions();
+    const int64_t N = (*out)->dimensions()[1];
+    if (shape[1] != D || shape[2] != kPanel || N > shape[0] * kPanel) {
+      return ffi::Error::InvalidArgument("a matrix is not packed as [P,D,48]");
+    }
+    matrices.push_back({w->typed_data(), (*out)->typed_data(), shape[0], N});
     total += matrices.back().P;
   }
   // Neighbouring panels are one thread's: what it asks for in advance comes to its own core.
@@ -379,6 +386,15 @@ ffi::Error Attend(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> q, ffi::Buffer<ffi
                   pages.typed_data(), start.typed_data(), count.typed_data()};
   if (keys.typed_data() != call.keys || values.typed_data() != call.values) {
     return ffi::Error::Internal("the cache is not written in place");
+  }
+  if (keys.dimensions()[4] != kLane || call.B % kTokens != 0) {
+    return ffi::Error::InvalidArgument("pages are not a multiple of 64 tokens, in lanes of 16");
+  }
+  for (int64_t row = 0; row < call.R; ++row) {
+    const int64_t first = call.start[row], many = call.count[row];
+    if (many < 0 || many > call.C || (many > 0 && (first < 0 || first + many > call.N * call.B))) {
+      return ffi::Error::InvalidArgument("a row has no room for its tokens");
+    }
   }
   std::memset(call.out, 0, out->size_bytes());
   for (int64_t row = 0; row < call.R; ++row) {

@@ -4,7 +4,7 @@
   attention_bias     Qwen2: biases on query, key and value projections
   tied_embeddings    the small models of every family: the embedding is also the output head
 
-Linen stays inside this file: everywhere else parameters are the pytree
+Linen stays inside this folder: everywhere else parameters are the pytree
 `{'embed': [V,D], 'layers': {...: [L, ...]}, 'norm': [D], 'head': [V,D] if untied}`.
 """
 

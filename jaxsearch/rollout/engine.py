@@ -99,8 +99,8 @@ class Engine:
     self._cache = self._allocate(init, size, caches.HEADS)
     self._rows = jax.device_put(no_rows(self.slots, forces), self._split)
     self._params = None
-    pack = jax.jit(packed.pack, static_argnums=1)
-    self._kept = (lambda params: pack(params, size)) if caches.PACKED else lambda params: params
+    self._pack = functools.partial(jax.jit(packed.pack, static_argnames='size'), size=size)
+    self._is_packed = caches.PACKED
     self._decode = self._program(programs.decode, outputs=3)
     self._extend = self._program(programs.extend, outputs=2)
     self._score = self._program(programs.score, outputs=3)
@@ -118,7 +118,7 @@ class Engine:
 
   def load(self, params: decoder.Params) -> None:
     """Takes sampling weights (see `rollout.sync`) for everything dispatched from now on."""
-    self._params = self._kept(params)
+    self._params = self._pack(params) if self._is_packed else params
 
   def decode(self, *, steps: int | None = None, stops: int | None = None) -> Chunk:
     """Dispatches up to `steps` steps, at most K, over all active rows.
@@ -155,8 +155,8 @@ class Engine:
     There must be pages (`memory.fits`).
     """
     used = collections.Counter(self.replica(lane.slot) for lane in lanes)
-    packed = self._written(lanes, _smallest(self._extend_lanes, used))
-    self._cache, self._rows = self._extend(self._params, self._cache, self._rows, packed)
+    written = self._written(lanes, _smallest(self._extend_lanes, used))
+    self._cache, self._rows = self._extend(self._params, self._cache, self._rows, written)
 
   def score(self, lanes: Sequence[Lane]) -> np.ndarray:
     """Like `extend`, and returns the log-probability of what followed each written token.
@@ -165,8 +165,8 @@ class Engine:
       float32 [lanes, C]: entry t of a lane is the log-probability of `tokens[t + 1]`, or of
       `pending` at the last one (teacher forcing, at the lane's temperature).
     """
-    packed = self._written(lanes, self.lanes)
-    self._cache, self._rows, logprobs = self._score(self._params, self._cache, self._rows, packed)
+    written = self._written(lanes, self.lanes)
+    self._cache, self._rows, logprobs = self._score(self._params, self._cache, self._rows, written)
     return np.asarray(logprobs)[self._packer.rows([lane.slot for lane in lanes], self.lanes)]
 
   def fork(self, lanes: Sequence[Lane]) -> None:
@@ -246,9 +246,9 @@ class Engine:
     for first in range(0, len(copies), self.lanes):
       self._set(self._packer.copying(copies[first : first + self.lanes], self.lanes))
 
-  def _set(self, packed: dict[str, np.ndarray]) -> None:
-    packed = self._put(packed)
-    self._cache, self._rows = self._fork(self._params, self._cache, self._rows, packed)
+  def _set(self, lanes: dict[str, np.ndarray]) -> None:
+    lanes = self._put(lanes)
+    self._cache, self._rows = self._fork(self._params, self._cache, self._rows, lanes)
 
   def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return jax.device_put(arrays, self._split)

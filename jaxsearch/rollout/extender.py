@@ -20,6 +20,9 @@ from jaxsearch.rollout.engine import Engine
 from jaxsearch.rollout.lanes import Lane
 from jaxsearch.rollout.row import Row
 
+# Chunks of decode during which a row waits for others to be fed beside it.
+_PATIENCE = 3
+
 
 @dataclasses.dataclass
 class _Feed:
@@ -91,6 +94,7 @@ class Extender:
     # Slot -> what is to be fed once the ids that are being forced there have been sampled.
     self._replays: dict[int, collections.deque[_Feed]] = {}
     self._forcing: collections.Counter[int] = collections.Counter()  # Slot -> ids to come.
+    self._put_off = 0  # Times that what is queued was left to wait for company.
 
   def is_ready(self, row: Row) -> bool:
     """Whether everything appended to the row has been written, so that decode samples for it."""
@@ -181,7 +185,7 @@ class Extender:
     self._prompts.clear()
 
   def flush(self, running: int, make_room: Callable[[Row, Callable[[], int]], bool]) -> None:
-    """Feeds what is queued; a program with idle lanes waits while most rows are running.
+    """Feeds what is queued; a program with idle lanes waits a few times if most rows are running.
 
     Args:
       running: rows that are being decoded.
@@ -191,8 +195,11 @@ class Extender:
     self._fork_ready()
     while self._extensions:
       lanes = sum(feed.lanes(self._engine.chunk) for feed in self._extensions)
-      if lanes < self._engine.fewest_lanes and running > self._engine.slots // 2:
+      is_small = lanes < self._engine.fewest_lanes and running > self._engine.slots // 2
+      if is_small and self._put_off < _PATIENCE:
+        self._put_off += 1
         return
+      self._put_off = 0
       if not self._extend_once(make_room):
         return
       self._fork_ready()

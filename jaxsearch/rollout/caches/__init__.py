@@ -7,5 +7,10 @@ key/value heads; with `PACKED` the policy's matrices are those of models/packed.
 beyond a row's length is finite and never seen.
 """
 
-# The cache that is read fastest, of each kind of device (`jax.default_backend()`).
-FASTEST = {'cpu': 'native', 'gpu': 'cudnn', 'tpu': 'ragged'}
+_FASTEST = {'cpu': 'native', 'gpu': 'cudnn', 'tpu': 'ragged'}
+
+
+def fastest(platform: str, dtype: str, tensor: int) -> str:
+  """The cache that is read fastest by devices of this platform, with these options."""
+  name = _FASTEST[platform]
+  return 'blocked' if name == 'native' and (dtype != 'float32' or tensor > 1) else name
