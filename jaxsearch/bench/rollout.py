@@ -273,10 +273,10 @@ def devices(count: int) -> list[jax.Device]:
   """
   with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', max(count, jax.config.jax_num_cpu_devices))
-  devices = jax.localdevices()
-  if len(devices) < count:
-    raise UserError(f'--tensor is {count}, but there are {len(devices)} devices. Take fewer.')
-  return devices[:count]
+  found = jax.local_devices()
+  if len(found) < count:
+    raise UserError(f'--tensor is {count}, but there are {len(found)} devices. Take fewer.')
+  return found[:count]
 
 
 def _require_split(model: str, tensor: int) -> None:
