@@ -24,7 +24,10 @@ Entries = jax.Array | Scaled
 
 def zeros(shape: tuple[int, ...], dtype: jnp.dtype, axis: int) -> Entries:
   """Entries of nothing; `axis` holds a head's components."""
-  return pack(jnp.zeros(shape), dtype, axis)
+  if dtype != jnp.int8:
+    return jnp.zeros(shape, dtype)
+  scale = tuple(1 if i == axis else n for i, n in enumerate(shape))
+  return Scaled(jnp.zeros(shape, jnp.int8), jnp.zeros(scale))
 
 
 def pack(x: jax.Array, dtype: jnp.dtype, axis: int) -> Entries:
