@@ -1,6 +1,6 @@
 // Kernels of a rollout on CPUs, called by XLA: products of few rows with packed matrices, and
-// attention over a paged cache. kernels/__init__.py compiles this file, with -march=native, where
-// it runs; models/packed.py and rollout/caches/native.py say what the arrays are.
+// attention over a paged cache. kernels/__init__.py compiles this file for the processor that runs
+// it; models/packed.py and rollout/caches/native.py say what the arrays are.
 //
 // Invariant: what is computed of a row depends on that row alone. Every sum runs in one fixed
 // order, whatever the other rows, the number of threads and who takes which piece. That the tiles
@@ -99,7 +99,7 @@ void product(const float* x, int64_t D, const float* panel, int64_t depth, bool 
   float* whole = columns == kColumns ? out : room;
   const int64_t stride = columns == kColumns ? N : kColumns;
   if (whole == room && !is_first) {
-    for (int r = 0; r < R; ++r) std::memcpy(room + r * kColumns, out + r * N, columns * 4);
+    for (int r = 0; r < R; ++r) std::memcpy(room + r * kColumns, out + r * N, columns * sizeof(float));
   }
   Vector sums[R][kVectors];
   for (int r = 0; r < R; ++r) {
@@ -118,7 +118,7 @@ void product(const float* x, int64_t D, const float* panel, int64_t depth, bool 
   }
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < kVectors; ++v) store(whole + r * stride + v * kWidth, sums[r][v]);
-    if (whole == room) std::memcpy(out + r * N, room + r * kColumns, columns * 4);
+    if (whole == room) std::memcpy(out + r * N, room + r * kColumns, columns * sizeof(float));
   }
 }
 
