@@ -1,7 +1,7 @@
 """Policy families, one file each.
 
-A family offers `Size`, `init`, `hidden`, `unembedding`, `cached_hidden` and `AXES`; parameters
-are a plain pytree everywhere outside this folder.
+A family offers `Size`, `init`, `hidden`, `unembedding`, `logits`, `cached_hidden` and `AXES`;
+parameters are a plain pytree everywhere outside this folder.
 
 One alphabet for names, einsums and docstrings:
   B rows, T time, S cache slots, R extend lanes, C extend chunk, L layers, D embed, Q query heads,

@@ -230,6 +230,12 @@ def unembedding(params: Params, size: Size) -> jax.Array:
   return params['embed'] if size.tied_embeddings else params['head']
 
 
+def logits(params: Params, size: Size, x_ND: jax.Array, *, dtype: Any) -> jax.Array:
+  """float32 [N,V] of hidden states; the product is of `dtype`."""
+  w_VD = unembedding(params, size).astype(dtype)
+  return jnp.einsum('nd,vd->nv', x_ND, w_VD, preferred_element_type=jnp.float32)
+
+
 def unstack(params: Params, size: Size) -> Params:
   """Layers as a tuple of L trees instead of one tree with a leading L: what decoding reads."""
   layers = tuple(jax.tree.map(lambda p, i=i: p[i], params['layers']) for i in range(size.layers))

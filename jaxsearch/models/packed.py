@@ -57,8 +57,11 @@ def pack(params: decoder.Params, size: decoder.Size) -> decoder.Params:
   return {**params, 'layers': layers, 'head': panels(decoder.unembedding(params, size).T)}
 
 
-def logits(params: decoder.Params, size: decoder.Size, x_ND: jax.Array) -> jax.Array:
-  """[N,V] of hidden states; `params` are packed."""
+def logits(
+  params: decoder.Params, size: decoder.Size, x_ND: jax.Array, *, dtype: Any = None
+) -> jax.Array:
+  """`decoder.logits` with packed parameters, in float32."""
+  del dtype
   return kernels.products(x_ND, [params['head']], [size.vocab])[0]
 
 

@@ -99,8 +99,8 @@ class Engine:
     self._cache = self._allocate(init, size, caches.HEADS)
     self._rows = jax.device_put(no_rows(self.slots, forces), self._split)
     self._params = None
-    self._pack = functools.partial(jax.jit(packed.pack, static_argnames='size'), size=size)
-    self._is_packed = caches.PACKED
+    pack = functools.partial(jax.jit(packed.pack, static_argnames='size'), size=size)
+    self._laid_out = pack if caches.PACKED else lambda params: params
     self._decode = self._program(programs.decode, outputs=3)
     self._extend = self._program(programs.extend, outputs=2)
     self._score = self._program(programs.score, outputs=3)
@@ -118,7 +118,7 @@ class Engine:
 
   def load(self, params: decoder.Params) -> None:
     """Takes sampling weights (see `rollout.sync`) for everything dispatched from now on."""
-    self._params = self._pack(params) if self._is_packed else params
+    self._params = self._laid_out(params)
 
   def decode(self, *, steps: int | None = None, stops: int | None = None) -> Chunk:
     """Dispatches up to `steps` steps, at most K, over all active rows.

@@ -74,7 +74,7 @@ class Programs:
     """`caches` is a file of rollout/caches, and says how matrices lie."""
     self._size, self._caches = size, caches
     self._first_accept, self._steps, self._dtype = first_accept, steps, dtype
-    self._project = packed.project if caches.PACKED else decoder.project
+    self._weights = packed if caches.PACKED else decoder
 
   def decode(self, params: Any, cache: Any, rows: Rows, once: dict[str, jax.Array]) -> Any:
     """Up to `once['steps']` steps of the rows in `once['slots']`.
@@ -147,7 +147,7 @@ class Programs:
       rows.length[:, None],
       attend=layers.decode(where, rows.length, rows.active),
       dtype=self._dtype,
-      project=self._project,
+      project=self._weights.project,
     )
     # Whole on every device of a replica: cumulative sums over a split vocabulary would permute
     # pieces, and XLA's CPU runtime makes all replicas meet for that, whose loops differ in length.
@@ -183,15 +183,12 @@ class Programs:
       positions_RC,
       attend=layers.extend(lanes['where'], lanes['start'], lanes['count']),
       dtype=self._dtype,
-      project=self._project,
+      project=self._weights.project,
     )
     return layers.cache, x_RCD
 
   def _logits(self, params: Any, x_ND: jax.Array) -> jax.Array:
-    if self._caches.PACKED:
-      return packed.logits(params, self._size, x_ND)
-    w_VD = decoder.unembedding(params, self._size).astype(self._dtype)
-    return jnp.einsum('nd,vd->nv', x_ND, w_VD, preferred_element_type=jnp.float32)
+    return self._weights.logits(params, self._size, x_ND, dtype=self._dtype)
 
 
 def _set_rows(rows: Rows, lanes: dict[str, jax.Array]) -> Rows:
