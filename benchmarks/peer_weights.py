@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsearch.huggingface import writing
 from jaxsearch.models import decoder, sizes
 
 _TOKENS = 12
@@ -28,7 +29,7 @@ def ours(size: sizes.Size) -> decoder.Params:
 def transformers_model(
   size: sizes.Size, params: decoder.Params, *, dtype: str, device: str, attention: str = 'sdpa'
 ) -> Any:
-  """Llama of transformers, or Qwen2 if the policy has biases, with `params` in it.
+  """The model of transformers that is like this policy, with `params` in it.
 
   Raises:
     RuntimeError: a parameter has no place there, or one there has no value.
@@ -36,28 +37,17 @@ def transformers_model(
   import torch
   import transformers
 
-  make = transformers.Qwen2Config if size.attention_bias else transformers.LlamaConfig
-  config = make(
-    vocab_size=size.vocab,
-    hidden_size=size.embed,
-    intermediate_size=size.hidden,
-    num_hidden_layers=size.layers,
-    num_attention_heads=size.heads,
-    num_key_value_heads=size.kv_heads,
-    head_dim=size.head_size,
-    rms_norm_eps=size.norm_eps,
-    rope_parameters={'rope_type': 'default', 'rope_theta': size.rope_base},
-    tie_word_embeddings=size.tied_embeddings,
-    max_position_embeddings=16384,
-    bos_token_id=None,
-    eos_token_id=None,
+  config = transformers.AutoConfig.for_model(
+    writing.family(size), **writing.fields(size), bos_token_id=None, eos_token_id=None
   )
   with torch.device(device):
     made = transformers.AutoModelForCausalLM.from_config(
       config, dtype=getattr(torch, dtype), attn_implementation=attention
     )
   # Strict: whatever is misnamed or left out is told. A tied head is a name of its own.
-  named = {name: torch.tensor(array) for name, array in _named(size, params)}
+  named = dict(writing.tensors(size, params, 'float32'))
+  named.setdefault('lm_head.weight', named['model.embed_tokens.weight'])
+  named = {name: torch.tensor(array) for name, array in named.items()}
   made.load_state_dict(named, strict=True)
   made.tie_weights()
   return made.eval()
@@ -110,7 +100,7 @@ def difference(peer: str, size: sizes.Size) -> float:
   noisy = lambda a: (a + 0.1 * rng.standard_normal(a.shape)).astype(np.float32)
   params = jax.tree.map(noisy, ours(size))
   tokens = rng.integers(0, size.vocab, (1, _TOKENS)).astype(np.int32)
-  hidden = decoder.hidden(params, size, tokens, dtype=jnp.float32, remat=False, scan=True)
+  hidden = decoder.hidden(params, size, tokens, dtype=jnp.float32, scan=True)
   expected = hidden[0] @ decoder.unembedding(params, size).T
   found = _LOGITS[peer](size, params, tokens)[0]
   return float(np.abs(np.asarray(expected) - np.asarray(found)).max())
@@ -144,29 +134,6 @@ CHECKED = (
     sizes.find('tiny'), rope_base=1e6, attention_bias=True, tied_embeddings=False
   ),
 )
-
-
-def _named(size: sizes.Size, params: decoder.Params) -> Iterator[tuple[str, np.ndarray]]:
-  """Our arrays by the names and shapes of transformers, whose matrices are [outputs, inputs]."""
-  D = size.embed
-  flat = lambda array, *shape: np.ascontiguousarray(array.reshape(shape).T)
-  yield 'model.embed_tokens.weight', params['embed']
-  yield 'model.norm.weight', params['norm']
-  yield 'lm_head.weight', decoder.unembedding(params, size)
-  for i in range(size.layers):
-    layer = jax.tree.map(lambda p, i=i: p[i], params['layers'])
-    at = f'model.layers.{i}'
-    for mine, theirs in (('query', 'q_proj'), ('key', 'k_proj'), ('value', 'v_proj')):
-      part = layer['attention'][mine]
-      yield f'{at}.self_attn.{theirs}.weight', flat(part['kernel'], D, -1)
-      if size.attention_bias:
-        yield f'{at}.self_attn.{theirs}.bias', part['bias'].reshape(-1)
-    yield f'{at}.self_attn.o_proj.weight', flat(layer['attention']['out']['kernel'], -1, D)
-    for name in ('gate', 'up', 'down'):
-      kernel = layer['mlp'][name]['kernel']
-      yield f'{at}.mlp.{name}_proj.weight', flat(kernel, *kernel.shape)
-    yield f'{at}.input_layernorm.weight', layer['attention_norm']['scale']
-    yield f'{at}.post_attention_layernorm.weight', layer['mlp_norm']['scale']
 
 
 def _tunix_named(size: sizes.Size, params: decoder.Params) -> Iterator[tuple[str, np.ndarray]]:

@@ -7,10 +7,12 @@ swept away by the next one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,6 +23,8 @@ from orbax.checkpoint import checkpoint_managers as keep
 
 from jaxsearch import config as config_lib
 from jaxsearch import plugins, sharding
+from jaxsearch.huggingface import adapters as adapters_lib
+from jaxsearch.huggingface import reading, writing
 from jaxsearch.text import tokenizer as tokenizer_lib
 from jaxsearch.text.tokenizer import Tokenizer
 from jaxsearch.types import UserError
@@ -119,46 +123,105 @@ def save_policy(
     folder: replaced if it is there. Its parent must exist.
     size: the family's `Size`; its module's name is the family.
     params: on any sharding; every host calls.
+    tokenizer: of the policy.
   """
-  folder = pathlib.Path(folder).absolute()
-  partial, old = (folder.with_name(f'{folder.name}.{end}') for end in ('partial', 'old'))
-  if jax.process_index() == 0:
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    family = type(size).__module__.rpartition('.')[2]
-    text = json.dumps({'family': family, **dataclasses.asdict(size)}, indent=2)
-    (partial / 'size.json').write_text(text + '\n')
-    tokenizer_lib.save(tokenizer, partial)
-  _meet('policy folder begun')
-  with ocp.StandardCheckpointer() as writer:
-    writer.save(partial / 'params', params)
-  _meet('policy folder written')
-  if jax.process_index() == 0:
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-      folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-  _meet('policy folder in place')
+  with _whole(folder) as partial:
+    if jax.process_index() == 0:
+      family = type(size).__module__.rpartition('.')[2]
+      text = json.dumps({'family': family, **dataclasses.asdict(size)}, indent=2)
+      (partial / 'size.json').write_text(text + '\n')
+      tokenizer_lib.save(tokenizer, partial)
+    with ocp.StandardCheckpointer() as writer:
+      writer.save(partial / 'params', params)
+
+
+def save_adapters(
+  folder: str | pathlib.Path, size: Any, adapters: Params, policy: config_lib.Policy
+) -> None:
+  """Writes adapters in the format of PEFT.
+
+  Args:
+    folder: replaced if it is there. Its parent must exist.
+    size: of the policy beneath.
+    adapters: on any sharding; every host calls.
+    policy: what they were trained on, and how they are scaled.
+  """
+  with _whole(folder) as partial:
+    if jax.process_count() > 1:
+      adapters = multihost_utils.process_allgather(adapters, tiled=True)
+    if jax.process_index() == 0:
+      base, alpha = str(pathlib.Path(policy.path).absolute()), policy.lora_alpha
+      adapters_lib.write(partial, size, adapters, alpha=alpha, base=base)
+
+
+def export_policy(folder: str | pathlib.Path, out: str | pathlib.Path, dtype: str) -> str:
+  """Writes a policy folder as a model of Hugging Face, by this process alone; returns its family.
+
+  Args:
+    folder: as `load_policy` takes it.
+    out: replaced if it is there. Its parent must exist.
+    dtype: of the weights in the files.
+
+  Raises:
+    UserError: as `load_policy`, and if no family of Hugging Face is like this policy.
+  """
+  size, params, tokenizer = load_policy(folder, None)
+  family = writing.family(size)
+  with _whole(out) as partial:
+    writing.write(partial, size, params, tokenizer, dtype=dtype)
+  return family
+
+
+def read_size(folder: str | pathlib.Path) -> Any:
+  """The `Size` of a policy folder or of a model of Hugging Face.
+
+  Raises:
+    UserError: if the folder is neither, or describes a policy that we cannot have.
+  """
+  folder = pathlib.Path(folder)
+  if reading.is_folder(folder):
+    return reading.read_size(folder)
+  path = folder / 'size.json'
+  try:
+    fields = json.loads(path.read_text())
+    return plugins.load('models', fields.pop('family')).Size(**fields)
+  except OSError as error:
+    raise UserError(
+      f'{folder} is no policy folder: it has neither {path.name}, as `jaxsearch warmstart` and '
+      "`jaxsearch import` write it, nor Hugging Face's config.json. A run's is in RUN/policy."
+    ) from error
+  except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    raise UserError(
+      f'{path} does not describe a policy: {error!r}. It must hold `family`, a file of models/, '
+      'and the fields of its Size. Make the folder again.'
+    ) from error
 
 
 def load_policy(folder: str | pathlib.Path, mesh: Mesh | None) -> tuple[Any, Params, Tokenizer]:
   """(size, params, tokenizer) of a policy folder.
 
   Args:
-    folder: written by `save_policy`.
+    folder: written by `save_policy`, or a model of Hugging Face.
     mesh: parameters are split over it by the family's table; None: onto this host's first device.
 
   Raises:
     UserError: if the folder or a part of it is missing or broken, or does not fit the mesh.
   """
   folder = pathlib.Path(folder).absolute()
-  model, size = _read_size(folder)
+  size, tokenizer = read_size(folder), tokenizer_lib.load(folder)
+  if tokenizer.vocab_size > size.vocab:
+    raise UserError(
+      f'the tokenizer in {folder} has {tokenizer.vocab_size} ids, the embedding only {size.vocab} '
+      'rows: they do not belong together. Give the folder its own tokenizer back.'
+    )
+  model = plugins.load('models', type(size).__module__.rpartition('.')[2])
   abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), size))
   if mesh is None:
     places = jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), abstract)
   else:
     places = sharding.shardings(abstract, model.AXES, mesh)
+  if reading.is_folder(folder):
+    return size, reading.read_params(folder, size, places), tokenizer
   abstract = jax.tree.map(
     lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), abstract, places
   )
@@ -171,47 +234,50 @@ def load_policy(folder: str | pathlib.Path, mesh: Mesh | None) -> tuple[Any, Par
     raise UserError(
       f'{folder}/params cannot be read as the parameters of {size}: {error} Make the folder again.'
     ) from error
-  return size, params, tokenizer_lib.load(folder)
+  return size, params, tokenizer
 
 
-def load_reference(
-  config: config_lib.Config, params: Params, size: Any, mesh: Mesh
-) -> Params | None:
-  """The frozen policy that the KL is measured to: `policy.reference`, or the starting `params`.
-
-  Returns:
-    None if `algo.kl_coef` is 0.
+def load_reference(config: config_lib.Config, size: Any, mesh: Mesh) -> Params | None:
+  """The policy of `policy.reference`, which the KL is measured to; None if none is named.
 
   Raises:
     UserError: as `load_policy`, and if its size is not the policy's.
   """
   folder = config.policy.reference
-  if not config.algo.kl_coef or not folder:
-    return params if config.algo.kl_coef else None
+  if not folder:
+    return None
   found, reference, _ = load_policy(folder, mesh)
-  if found != size:
+  differing = [
+    f'{name} = {value!r} and not {getattr(size, name)!r}'
+    for name, value in dataclasses.asdict(found).items()
+    if name != 'positions' and value != getattr(size, name)
+  ]
+  if differing:
     raise UserError(
-      f'policy.reference={folder!r} has size {found}, the policy {size}; they must be equal.'
+      f'policy.reference={folder!r} is another model than the policy: it has '
+      f'{", ".join(differing)}. Name a policy of the same size.'
     )
   return reference
 
 
-def _read_size(folder: pathlib.Path) -> tuple[Any, Any]:
-  path = folder / 'size.json'
-  try:
-    fields = json.loads(path.read_text())
-    model = plugins.load('models', fields.pop('family'))
-    return model, model.Size(**fields)
-  except OSError as error:
-    raise UserError(
-      f'{folder} is no policy folder: {path.name} cannot be read ({error.strerror}). '
-      'Policy folders are made by `jaxsearch warmstart`.'
-    ) from error
-  except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-    raise UserError(
-      f'{path} does not describe a policy: {error!r}. It must hold `family`, a file of models/, '
-      'and the fields of its Size. Make the folder again.'
-    ) from error
+@contextlib.contextmanager
+def _whole(folder: str | pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder to write into, which takes the place of `folder` once it is complete."""
+  folder = pathlib.Path(folder).absolute()
+  partial, old = (folder.with_name(f'{folder.name}.{end}') for end in ('partial', 'old'))
+  if jax.process_index() == 0:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+  _meet('policy folder begun')
+  yield partial
+  _meet('policy folder written')
+  if jax.process_index() == 0:
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+      folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+  _meet('policy folder in place')
 
 
 def _rest(state: Any) -> dict[str, Any]:

@@ -21,6 +21,13 @@ def require_file_place(thing: str, path: str) -> None:
   require_writable(thing, os.path.dirname(os.path.abspath(path)))
 
 
+def require_new(thing: str, folder: str) -> None:
+  """`folder` is not there yet, or empty, and can be made."""
+  if os.path.lexists(folder) and not (os.path.isdir(folder) and not os.listdir(folder)):
+    raise UserError(f'{thing} is {folder!r}, which holds something; name a new or empty folder.')
+  require_writable(thing, folder)
+
+
 def require_writable(thing: str, folder: str) -> None:
   """Files can be made under `folder`, which need not be there yet."""
   problem = files.unwritable(folder)

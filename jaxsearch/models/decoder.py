@@ -3,6 +3,7 @@
   qk_norm            Qwen3: RMSNorm on each head's query and key
   attention_bias     Qwen2: biases on query, key and value projections
   tied_embeddings    the small models of every family: the embedding is also the output head
+  rope_factor        Llama 3.1 and later: slow rotations are slowed down further
 
 Linen stays inside this folder: everywhere else parameters are the pytree
 `{'embed': [V,D], 'layers': {...: [L, ...]}, 'norm': [D], 'head': [V,D] if untied}`.
@@ -11,20 +12,22 @@ Linen stays inside this folder: everywhere else parameters are the pytree
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxsearch.models import attention
+from jaxsearch.models import remat as remat_lib
 
 Params = dict[str, Any]
 # (q_BTQH, k_BTKH, v_BTKH) -> o_BTQH; the caller owns masks and caches.
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-# As `project`.
-Project = Callable[..., tuple[jax.Array, ...]]
+Project = Callable[..., tuple[jax.Array, ...]]  # As `project`.
 
 # Parameter path -> logical axes of the stacked training parameters, outermost first.
 AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -59,6 +62,13 @@ class Size:
   qk_norm: bool = False
   attention_bias: bool = False
   tied_embeddings: bool = True
+  positions: int = 0  # Longest context that it was trained for; 0: not known.
+  # Rotations of fewer than `rope_low` turns over `rope_context` tokens are slowed down by
+  # `rope_factor`, those of more than `rope_high` are not.
+  rope_factor: float = 1.0
+  rope_low: float = 1.0
+  rope_high: float = 4.0
+  rope_context: int = 8192
 
 
 class RMSNorm(nn.Module):
@@ -96,19 +106,20 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array, attend: Attend) -> jax.Array:
     size = self.size
-    q, kv = (size.heads, size.head_size), (size.kv_heads, size.head_size)
+    heads, kv_heads = (size.heads, size.head_size), (size.kv_heads, size.head_size)
     q_BTQH, k_BTKH, v_BTKH = self.project(
       x_BTD,
-      {'query': q, 'key': kv, 'value': kv},
+      {'query': heads, 'key': kv_heads, 'value': kv_heads},
       use_bias=size.attention_bias,
       dtype=self.dtype,
     )
     if size.qk_norm:
       q_BTQH = RMSNorm(size.norm_eps, name='query_norm')(q_BTQH)
       k_BTKH = RMSNorm(size.norm_eps, name='key_norm')(k_BTKH)
-    q_BTQH = rotate(q_BTQH, positions_BT, size.rope_base)
-    k_BTKH = rotate(k_BTKH, positions_BT, size.rope_base)
-    o_BTQH = attend(q_BTQH, k_BTKH, v_BTKH)
+    q_BTQH = rotate(q_BTQH, positions_BT, frequencies(size))
+    k_BTKH = rotate(k_BTKH, positions_BT, frequencies(size))
+    q, k, v = (checkpoint_name(x, remat_lib.ATTENTION) for x in (q_BTQH, k_BTKH, v_BTKH))
+    o_BTQH = checkpoint_name(attend(q, k, v), remat_lib.ATTENTION)
     return self.project(o_BTQH, {'out': (size.embed,)}, summed=2, dtype=self.dtype)[0]
 
 
@@ -168,9 +179,11 @@ def hidden(
   tokens_BT: jax.Array,
   *,
   dtype: Any,
-  remat: bool,
   scan: bool,
+  remat: remat_lib.Remat = remat_lib.none,
   attend: Attend = attention.causal,
+  project: Project = project,
+  positions_BT: jax.Array | None = None,
 ) -> jax.Array:
   """Final hidden states [B,T,D] of right-padded rows.
 
@@ -179,21 +192,23 @@ def hidden(
     size: of the policy.
     tokens_BT: int32.
     dtype: of activations and products.
-    remat: compute each layer's activations again in the backward pass.
     scan: one compiled layer, applied L times; otherwise L copies, slower to compile and on CPU
       twice as fast to run.
+    remat: which of a layer's activations the backward pass makes again (models/remat).
     attend: causal attention over whole rows (models/attentions).
+    project: what multiplies by matrices (models/lora has another).
+    positions_BT: of the tokens; None: each row is one context.
   """
-  B, T = tokens_BT.shape
-  positions_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
+  if positions_BT is None:
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
 
   def layer(x_BTD: jax.Array, layer_params: Params) -> tuple[jax.Array, None]:
-    block = Block(size, dtype)
+    block = Block(size, dtype, project)
     return block.apply({'params': layer_params}, x_BTD, positions_BT, attend), None
 
-  layer = jax.checkpoint(layer, prevent_cse=False) if remat else layer
   x_BTD = _embed(params, tokens_BT, dtype)
-  x_BTD, _ = jax.lax.scan(layer, x_BTD, params['layers'], unroll=1 if scan else size.layers)
+  unroll = 1 if scan else size.layers
+  x_BTD, _ = jax.lax.scan(remat(layer), x_BTD, params['layers'], unroll=unroll)
   return _rms_norm(x_BTD, params['norm'], size.norm_eps)
 
 
@@ -236,20 +251,40 @@ def logits(params: Params, size: Size, x_ND: jax.Array, *, dtype: Any) -> jax.Ar
   return jnp.einsum('nd,vd->nv', x_ND, w_VD, preferred_element_type=jnp.float32)
 
 
+def cast(params: Params, dtype: Any) -> Params:
+  """What a forward pass in `dtype` makes of the weights; scales of norms are used in float32."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p: p if path[-1].key in ('scale', 'norm') else p.astype(dtype), params
+  )
+
+
 def unstack(params: Params, size: Size) -> Params:
   """Layers as a tuple of L trees instead of one tree with a leading L: what decoding reads."""
   layers = tuple(jax.tree.map(lambda p, i=i: p[i], params['layers']) for i in range(size.layers))
   return {**params, 'layers': layers}
 
 
-def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, base: float) -> jax.Array:
+def frequencies(size: Size) -> jax.Array:
+  """Radians a token of each pair of a head's components, float32 [H/2].
+
+  Slowed down as Llama 3.1 and later do it (arXiv 2407.21783, 3.4.2; constants of their
+  configurations): between the two bounds by the share of the way that a rotation lies.
+  """
+  H = size.head_size
+  inverse_h = size.rope_base ** (-jnp.arange(0, H, 2, dtype=jnp.float32) / H)
+  if size.rope_factor == 1.0:
+    return inverse_h
+  turns_h = inverse_h * (size.rope_context / (2 * math.pi))
+  kept_h = jnp.clip((turns_h - size.rope_low) / (size.rope_high - size.rope_low), 0.0, 1.0)
+  return inverse_h * (kept_h + (1.0 - kept_h) / size.rope_factor)
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, inverse_h: jax.Array) -> jax.Array:
   """Rotary position embedding (arXiv 2104.09864), halves convention of Llama and Qwen.
 
   Phases are float32 whatever the compute dtype: bfloat16 has no 257.
   """
-  H = x_BTNH.shape[-1]
-  inverse = base ** (-jnp.arange(0, H, 2, dtype=jnp.float32) / H)
-  phase_BT1h = positions_BT.astype(jnp.float32)[..., None, None] * inverse
+  phase_BT1h = positions_BT.astype(jnp.float32)[..., None, None] * inverse_h
   sin, cos = jnp.sin(phase_BT1h), jnp.cos(phase_BT1h)
   a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)

@@ -1,4 +1,4 @@
-"""Shapes of policies by name, for benchmarks with random weights."""
+"""Shapes of policies by name, for benchmarks with random weights and for plans."""
 
 from __future__ import annotations
 
@@ -23,6 +23,40 @@ SIZES = {
     hidden=18944,
     tied_embeddings=False,
     **_QWEN,
+  ),
+  'qwen2p5_32b': Size(
+    152064,
+    layers=64,
+    embed=5120,
+    heads=40,
+    kv_heads=8,
+    hidden=27648,
+    tied_embeddings=False,
+    **_QWEN,
+  ),
+  'qwen3_8b': Size(
+    151936,
+    layers=36,
+    embed=4096,
+    heads=32,
+    kv_heads=8,
+    head_size=128,
+    hidden=12288,
+    rope_base=1e6,
+    qk_norm=True,
+    tied_embeddings=False,
+  ),
+  'llama3p2_3b': Size(
+    128256,
+    layers=28,
+    embed=3072,
+    heads=24,
+    kv_heads=8,
+    head_size=128,
+    hidden=8192,
+    rope_base=5e5,
+    norm_eps=1e-5,
+    rope_factor=32.0,
   ),
 }
 

@@ -98,7 +98,8 @@ def load(folder: str | pathlib.Path) -> Tokenizer:
   plain.no_padding()
 
   # Read as a bare fast tokenizer: model-specific classes rebuild their own from parts.
-  hf = _transformers().PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+  reader = transformers_library().PreTrainedTokenizerFast
+  hf = reader.from_pretrained(str(folder), local_files_only=True)
   token_bytes = _token_bytes(plain)
   return Tokenizer(hf, plain, token_bytes, _eos_ids(folder, hf.eos_token_id, len(token_bytes)))
 
@@ -146,7 +147,7 @@ def train(texts: Iterable[str], vocab_size: int, folder: str | pathlib.Path) -> 
   _write_json(folder / 'tokenizer_config.json', description)
 
 
-def _transformers() -> pytypes.ModuleType:
+def transformers_library() -> pytypes.ModuleType:
   """The library, slow to import, without its advice at import to install PyTorch."""
   quiet = 'TRANSFORMERS_NO_ADVISORY_WARNINGS'
   before = os.environ.get(quiet)
