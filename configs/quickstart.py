@@ -17,7 +17,7 @@ def get_config(arguments: str = 'default,runs/quickstart') -> config.Config:
   c = config.Config(run_dir=out or run)
   c.policy.path = f'{run}/warmstart/policy'
   # Small enough for unrolled layers and kept activations: twice as fast on CPU.
-  c.policy.scan = c.policy.remat = False
+  c.policy.scan, c.policy.remat = False, 'none'
   # Copying is what this model has to learn, and all that it is given time for.
   c.model = config.Model(
     layers=3,

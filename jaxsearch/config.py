@@ -22,12 +22,14 @@ from jaxsearch.types import UserError
 
 @dataclasses.dataclass
 class Policy:
-  path: str = ''  # Policy folder to start from (made by `warmstart`): weights and tokenizer.
-  reference: str = ''  # Policy folder of the frozen KL reference; empty: the starting policy.
-  dtype: str = 'float32'  # Compute dtype of sampler and learner alike; weights stay float32.
+  path: str = ''  # Folder to start from: of `warmstart`, `import` or Hugging Face, with tokenizer.
+  reference: str = ''  # The same, of the frozen KL reference; empty: the starting policy.
+  dtype: str = 'float32'  # Of products and of frozen weights; what is trained stays float32.
   scan: bool = True  # One compiled layer in training; False: unrolled, twice as fast on CPU.
   attention: str = 'xla'  # Of the learner, a file in models/attentions/: xla, cudnn or splash.
-  remat: bool = True  # Recompute activations in the backward pass; saves memory, costs a third.
+  remat: str = 'full'  # Function in models/remat: what the backward pass computes again.
+  lora_rank: int = 0  # Of adapters that are trained in place of the policy; 0: all is trained.
+  lora_alpha: float = 32.0  # Adapters are scaled by lora_alpha / lora_rank.
 
 
 @dataclasses.dataclass
@@ -143,7 +145,10 @@ class Optimizer:
 class Learner:
   buckets: tuple[int, ...] = (256, 512, 1024)  # Padded lengths; the last holds any context.
   tokens_per_microbatch: int = 16384  # Of all devices: rows = tokens // bucket, at least one each.
+  pack: int = 1  # Contexts, at most, that share a padded row; they see nothing of each other.
   logprob_chunk: int = 1024  # Tokens whose vocabulary logits exist at a time.
+  moments_on_host: bool = False  # But while they are updated; saves 8 bytes a parameter elsewhere.
+  reference_on_host: bool = False  # But while it is asked; saves its size, in policy.dtype.
 
 
 @dataclasses.dataclass
@@ -155,6 +160,7 @@ class Schedule:
   checkpoint_every: int = 10  # Steps between checkpoints; also after the last step.
   checkpoints_kept: int = 2  # Newest ones; the best on dev is kept besides.
   export: str = 'best'  # Step whose policy is exported at the end: best on dev, or newest.
+  update_limit_s: float = 1800.0  # An update of several hosts that takes longer hangs: it is ended.
   infra_limit: float = 0.05  # Stop when more than this share of a step's rollouts is lost.
 
 

@@ -8,7 +8,7 @@ the rounding.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,9 +19,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsearch import config as config_lib
 from jaxsearch import plugins, sharding
+from jaxsearch import weights as weights_lib
 from jaxsearch.algo import kl, objective, optimizer, shaping
-from jaxsearch.algo import logprobs as logprobs_lib
 from jaxsearch.algo.objective import Batch, Sums
+from jaxsearch.forward import Forward
 
 Params = Any
 
@@ -39,17 +40,22 @@ class TrainState:
 class Learner:
   """Compiled programs of one policy on one mesh; holds no state that changes."""
 
-  def __init__(self, config: config_lib.Config, size: Any, mesh: Mesh):
-    """Looks up the functions that the configuration names; compiles nothing.
+  def __init__(self, config: config_lib.Config, size: Any, mesh: Mesh, start: Params | None = None):
+    """Looks up the functions that the configuration names; compiles no update.
+
+    Args:
+      config: of the run.
+      size: of the policy.
+      mesh: for training.
+      start: the policy that adapters go on; read only if there are any.
 
     Raises:
       UserError: for a name that does not exist, or parameters that do not fit the mesh.
     """
     self.mesh = mesh
     self._config = config
-    self._size = size
-    self._model = plugins.load('models', type(size).__module__.rpartition('.')[2])
-    self._attend = plugins.load('models.attentions', config.policy.attention).make(mesh)
+    self.weights = weights_lib.Weights(config, size, mesh, start)
+    self._forward = Forward(config, size, mesh, self.weights.project)
     self._objective = objective.Objective(config.algo, config.rollout.policy_tokens)
     self._schedule = optimizer.schedule(config.optimizer)
     self._optimizer = optimizer.make(config.optimizer)
@@ -70,7 +76,9 @@ class Learner:
       self._step, donate_argnames='state', out_shardings=(places, self._everywhere)
     )
     rows = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
-    self._logprobs = jax.jit(lambda p, b: self._token_logprobs(p, b)[0], out_shardings=rows)
+    self._logprobs = jax.jit(
+      lambda p, base, batch: self._forward(p, base, batch)[0], out_shardings=rows
+    )
     estimate = plugins.function(kl, config.algo.kl)
     self._penalize = jax.jit(
       lambda batch: shaping.penalize(batch, estimate, config.algo.kl_coef), out_shardings=rows
@@ -80,11 +88,11 @@ class Learner:
 
   def init_state(self, params: Params) -> TrainState:
     """The state before the first update; `params` are copied, so they survive its donation."""
-    return self._init_state(params)
+    return self._init_state(self.weights.trained(params))
 
   def abstract_state(self) -> TrainState:
     """Shapes, dtypes and shardings of the state, for restoring a checkpoint into."""
-    shapes = jax.eval_shape(self._fresh, self._abstract_params())
+    shapes = jax.eval_shape(self._fresh, self.weights.abstract)
     place = lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
     return jax.tree.map(place, shapes, self._places())
 
@@ -93,33 +101,46 @@ class Learner:
     return sharding.place_rows(batch, self.mesh)
 
   def compile(self, batches: Sequence[Batch]) -> None:
-    """Compiles everything that `update` and `logprobs` need for batches of these shapes."""
-    state = self.abstract_state()
+    """Compiles everything that `update` and `prepare` need for batches of these shapes."""
+    for _, program in self.traced(batches):
+      program.lower().compile()
+
+  def traced(self, batches: Sequence[Batch]) -> Iterator[tuple[str, jax.stages.Traced]]:
+    """(name, program) of all that `compile` compiles; shapes with shardings do for `batches`."""
+    state, base = self.abstract_state(), self.weights.base
+    reference = self.weights.abstract_reference()
     scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=self._everywhere)
     sums, denominators = jax.tree.map(lambda _: scalar, self._objective.zeros())
-    self._zeros.lower(state.params).compile()
-    self._apply.lower(state=state, grads=state.params).compile()
+    yield 'zeros', self._zeros.trace(state.params)
+    yield 'apply', self._apply.trace(state=state, grads=state.params)
     for batch in batches:
       algo = self._config.algo
-      if algo.kl_coef or algo.old_logprobs == 'learner':
-        self._logprobs.lower(state.params, batch).compile()
+      if algo.old_logprobs == 'learner':
+        yield 'logprobs', self.trace_logprobs(state.params, batch)
+      if reference is not None:
+        yield 'reference logprobs', self.trace_logprobs(reference, batch)
       if algo.kl_coef:
         batch = dataclasses.replace(batch, reference_logprobs=batch.sampler_logprobs)
       if algo.old_logprobs == 'learner':
         batch = dataclasses.replace(batch, old_logprobs=batch.sampler_logprobs)
       if algo.kl_coef and algo.kl_place == 'reward':
-        self._penalize.lower(batch).compile()
+        yield 'penalize', self._penalize.trace(batch)
       if algo.whiten:
         number = np.float32(0.0)
-        self._total.lower(batch, number).compile()
-        self._standardize.lower(batch, number, number).compile()
-      self._count.lower(denominators, batch).compile()
+        yield 'total', self._total.trace(batch, number)
+        yield 'standardize', self._standardize.trace(batch, number, number)
+      yield 'count', self._count.trace(denominators, batch)
       gradients = {'grads': state.params, 'sums': sums}
-      self._accumulate.lower(state.params, batch, denominators, **gradients).compile()
+      given = (state.params, base, batch, denominators)
+      yield 'accumulate', self._accumulate.trace(*given, **gradients)
 
   def logprobs(self, params: Params, batch: Batch) -> jax.Array:
     """log p of every token under `params`, [B,T] float32, 0 at entry 0."""
-    return self._logprobs(params, batch)
+    return self._logprobs(params, self.weights.base, batch)
+
+  def trace_logprobs(self, params: Params, batch: Batch) -> jax.stages.Traced:
+    """The program of `logprobs`, of arrays or their shapes."""
+    return self._logprobs.trace(params, self.weights.base, batch)
 
   def prepare(
     self, params: Params, reference: Params | None, batches: Sequence[Batch]
@@ -128,7 +149,7 @@ class Learner:
 
     Args:
       params: the policy before the first update.
-      reference: frozen, for the KL; None without one.
+      reference: frozen, for the KL, as `weights.reference` makes it; None without one.
       batches: all micro-batches of all updates, as `place` makes them.
 
     Returns:
@@ -136,6 +157,7 @@ class Learner:
       the configuration asks for them.
     """
     algo, batches = self._config.algo, list(batches)
+    reference = self.weights.at_hand(reference)
     for i, batch in enumerate(batches):
       more = {}
       if reference is not None:
@@ -170,7 +192,8 @@ class Learner:
       whole = self._count(whole, batch)
     denominators = whole | {name: denominators[name] for name in objective.MEASURED}
     for batch in microbatches:
-      grads, sums = self._accumulate(state.params, batch, denominators, grads=grads, sums=sums)
+      given = (state.params, self.weights.base, batch, denominators)
+      grads, sums = self._accumulate(*given, grads=grads, sums=sums)
     state, metrics = self._apply(state=state, grads=grads)
     metrics = jax.device_get({**metrics, **sums})
     return state, {name: float(value) for name, value in metrics.items()}
@@ -191,61 +214,48 @@ class Learner:
   def _fresh(self, params: Params) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, self._optimizer.init(params))
 
-  def _abstract_params(self) -> Params:
-    return jax.eval_shape(lambda: self._model.init(jax.random.key(0), self._size))
-
-  def _places(self) -> TrainState:
-    abstract = self._abstract_params()
-    params = sharding.shardings(abstract, self._model.AXES, self.mesh)
+  def _places(self, *, at_hand: bool = False) -> TrainState:
+    """Where a state lies; `at_hand`: while it is updated."""
+    params = self.weights.places
+    hosted = self._config.learner.moments_on_host and not at_hand
+    lies = weights_lib.on_host if hosted else lambda at: at
     # Moments lie where their parameters lie; what is no parameter (counters) is everywhere.
     opt_state = optax.tree_utils.tree_map_params(
       self._optimizer,
-      lambda moment, at: moment if isinstance(moment, optax.MaskedNode) else at,
-      jax.eval_shape(self._optimizer.init, abstract),
+      lambda moment, at: moment if isinstance(moment, optax.MaskedNode) else lies(at),
+      jax.eval_shape(self._optimizer.init, self.weights.abstract),
       params,
       transform_non_params=lambda _: self._everywhere,
       is_leaf=lambda moment: isinstance(moment, optax.MaskedNode),
     )
     return TrainState(self._everywhere, params, opt_state)
 
-  def _token_logprobs(self, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    policy, model = self._config.policy, self._model
-    T = batch.tokens.shape[1]
-    # Whatever a family makes of ids that do not exist: NaN in padding would pass through
-    # attention, where a weight of 0 does not stop it.
-    tokens_BT = jnp.where(jnp.arange(T) < batch.lengths[:, None], batch.tokens, 0)
-    x_BTD = model.hidden(
-      params,
-      self._size,
-      tokens_BT,
-      dtype=jnp.dtype(policy.dtype),
-      remat=policy.remat,
-      scan=policy.scan,
-      attend=self._attend,
-    )
-    return logprobs_lib.token_logprobs(
-      x_BTD,
-      model.unembedding(params, self._size),
-      tokens_BT,
-      temperature=self._config.rollout.temperature,
-      # Per group of devices that shares rows, so that the products keep their shape on any mesh.
-      chunk=self._config.learner.logprob_chunk * self.mesh.shape['data'] * self.mesh.shape['fsdp'],
-    )
-
   def _add_counts(self, denominators: Sums, batch: Batch) -> Sums:
     return jax.tree.map(jnp.add, denominators, self._objective.denominators(batch))
 
   def _add_gradients(
-    self, params: Params, batch: Batch, denominators: Sums, *, grads: Params, sums: Sums
+    self,
+    params: Params,
+    base: Params,
+    batch: Batch,
+    denominators: Sums,
+    *,
+    grads: Params,
+    sums: Sums,
   ) -> tuple[Params, Sums]:
-    more, more_sums = jax.grad(self._loss, has_aux=True)(params, batch, denominators)
+    more, more_sums = jax.grad(self._loss, has_aux=True)(params, base, batch, denominators)
     return jax.tree.map(jnp.add, grads, more), self._objective.add(sums, more_sums)
 
-  def _loss(self, params: Params, batch: Batch, denominators: Sums) -> tuple[jax.Array, Sums]:
-    return self._objective.loss(*self._token_logprobs(params, batch), batch, denominators)
+  def _loss(
+    self, params: Params, base: Params, batch: Batch, denominators: Sums
+  ) -> tuple[jax.Array, Sums]:
+    return self._objective.loss(*self._forward(params, base, batch), batch, denominators)
 
   def _step(self, *, state: TrainState, grads: Params) -> tuple[TrainState, Sums]:
-    updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
+    moments = state.opt_state
+    if self._config.learner.moments_on_host:
+      moments = jax.device_put(moments, self._places(at_hand=True).opt_state)
+    updates, opt_state = self._optimizer.update(grads, moments, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {'actor/grad_norm': optax.tree.norm(grads), 'actor/lr': self._schedule(state.step)}
     return TrainState(state.step + 1, params, opt_state), metrics

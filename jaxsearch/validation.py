@@ -13,7 +13,7 @@ import operator
 from collections.abc import Sequence
 
 from jaxsearch import config as config_lib
-from jaxsearch import fields, files, plugins
+from jaxsearch import fields, files, plugins, relations
 from jaxsearch.types import UserError
 
 # Every number must be positive, except these.
@@ -27,6 +27,7 @@ _ZERO_OR_MORE = (
   'optimizer.decay_steps',
   'optimizer.warmup_steps',
   'optimizer.weight_decay',
+  'policy.lora_rank',
   'retrieval.noise_end',
   'retrieval.noise_start',
   'retrieval.retries',
@@ -126,118 +127,8 @@ def _bounds(c: config_lib.Config, hosts: int) -> list[str]:
   ]
   free = [name for name in _AXES if values[name] == -1]
   rows += [(name, False, f'one -1 only, and {free[0]} is -1 already') for name in free[1:]]
-  rows += _relations(c, hosts)
+  rows += relations.relations(c, hosts)
   return [f'{name} is {values[name]!r}; allowed: {what}.' for name, fine, what in rows if not fine]
-
-
-def _relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
-  """(field, whether it fits others, what would) of the fields that depend on each other."""
-  tensor, buckets, r, m = max(c.mesh.tensor, 1), c.learner.buckets, c.rollout, c.model
-  ascending = bool(buckets) and all(a < b for a, b in zip((0, *buckets), buckets, strict=False))
-  return [
-    ('learner.buckets', ascending, 'positive lengths, ascending'),
-    (
-      'learner.buckets',
-      not ascending or buckets[-1] >= r.context_tokens,
-      f'a last length of at least rollout.context_tokens = {r.context_tokens}',
-    ),
-    (
-      'rollout.policy_tokens',
-      r.policy_tokens < r.context_tokens,
-      f'below rollout.context_tokens = {r.context_tokens}',
-    ),
-    (
-      'rollout.block_tokens',
-      r.block_tokens >= r.extend_tokens or r.cache not in ('blocked', 'paged'),
-      f'at least rollout.extend_tokens = {r.extend_tokens}, with a cache in blocks',
-    ),
-    *_pages(r),
-    *_native(c),
-    *(
-      (
-        f'{name}.answer_tokens',
-        s.answer_tokens < s.context_tokens or s.backend != 'engine_simulator',
-        f'below {name}.context_tokens = {s.context_tokens}, with engine_simulator',
-      )
-      for name, s in (('retrieval', c.retrieval), ('eval_retrieval', c.eval_retrieval))
-    ),
-    (
-      'algo.questions_per_step',
-      c.algo.questions_per_step % hosts == 0,
-      f'a multiple of the {hosts} hosts',
-    ),
-    (
-      'rollout.leaves',
-      r.leaves <= c.algo.group_size,
-      f'at most algo.group_size = {c.algo.group_size}',
-    ),
-    (
-      'algo.updates_per_batch',
-      c.algo.questions_per_step >= c.algo.updates_per_batch * hosts,
-      f'at most algo.questions_per_step = {c.algo.questions_per_step} over {hosts} hosts',
-    ),
-    (
-      'algo.importance_cap',
-      not c.algo.importance_cap or c.algo.old_logprobs == 'learner',
-      "0, or algo.old_logprobs='learner'",
-    ),
-    (
-      'algo.loss_tokens',
-      c.algo.loss_tokens == 'policy' or not c.algo.whiten,
-      'policy, with algo.whiten',
-    ),
-    *_shapes(m, tensor),
-  ]
-
-
-def _pages(r: config_lib.Rollout) -> list[tuple[str, bool, str]]:
-  """The same, of a cache whose memory is bounded."""
-  # A full row, a chunk behind it, and a page that is nobody's. What a reward may force besides is
-  # known to the engine, which refuses too few pages itself.
-  room = r.context_tokens + r.extend_tokens
-  paged = r.cache in ('native', 'paged', 'ragged')
-  least = 1 + -(-room // max(r.block_tokens, 1))
-  return [
-    ('rollout.pages', paged or not r.pages, '0, or a rollout.cache of pages'),
-    (
-      'rollout.pages',
-      not r.pages or r.pages >= least,
-      f'0, or at least {least}, so that a row of rollout.context_tokens fits',
-    ),
-    ('rollout.leaves', not r.pages or r.leaves == 1, '1, with rollout.pages'),
-    (
-      'rollout.cache_dtype',
-      not r.cache_dtype or r.cache in ('blocked', 'paged'),
-      "empty, or rollout.cache='blocked' or 'paged'",
-    ),
-  ]
-
-
-def _native(c: config_lib.Config) -> list[tuple[str, bool, str]]:
-  """The same, of what the kernels for CPUs can do (kernels/cpu.cc)."""
-  if c.rollout.cache != 'native':
-    return []
-  why = "with rollout.cache='native'"
-  return [
-    ('rollout.block_tokens', c.rollout.block_tokens % 64 == 0, f'a multiple of 64, {why}'),
-    ('policy.dtype', c.policy.dtype == 'float32', f'float32, {why}'),
-    ('mesh.sample_tensor', c.mesh.sample_tensor == 1, f'1, {why}, which uses all cores as it is'),
-  ]
-
-
-def _shapes(m: config_lib.Model, tensor: int) -> list[tuple[str, bool, str]]:
-  """The same, of a new policy's size."""
-  return [
-    ('model.head_size', m.head_size % 2 == 0, 'even, for rotary positions'),
-    (
-      'model.copying_heads',
-      not m.copying_heads or (m.attention_bias and not m.qk_norm and m.kv_heads == m.heads > 1),
-      'only with attention_bias, without qk_norm, and two or more heads, kv_heads as many',
-    ),
-    ('model.kv_heads', m.heads % max(m.kv_heads, 1) == 0, f'a divisor of {m.heads} heads'),
-    ('model.kv_heads', m.kv_heads % tensor == 0, f'a multiple of mesh.tensor = {tensor}'),
-    ('model.hidden', m.hidden % tensor == 0, f'a multiple of mesh.tensor = {tensor}'),
-  ]
 
 
 def _choices(c: config_lib.Config) -> list[str]:
@@ -246,6 +137,7 @@ def _choices(c: config_lib.Config) -> list[str]:
   allowed = {
     'policy.dtype': ['bfloat16', 'float32'],
     'policy.attention': plugins.names('models.attentions'),
+    'policy.remat': _functions('models', 'remat'),
     'protocol.name': plugins.names('protocols'),
     'protocol.form': ['base', 'instruct'],
     'retrieval.backend': backends,

@@ -25,7 +25,7 @@ def make_config(**algo):
   settings.algo = dataclasses.replace(settings.algo, kl_coef=0.3, entropy_coef=0.1, **algo)
   settings.optimizer = config.Optimizer(learning_rate=1e-2, grad_clip=0.5, eps=1e-4)
   settings.learner.logprob_chunk = 16
-  settings.policy.remat = False  # Quicker to compile.
+  settings.policy.remat = 'none'  # Quicker to compile.
   return settings
 
 
@@ -67,17 +67,24 @@ def main():
   parser.add_argument('--hosts', type=int, default=1)
   parser.add_argument('--port', default='')
   parser.add_argument('--empty', action='store_true', help='the second half has no trajectory')
+  parser.add_argument('--pack', type=int, default=1, help='1 or 2 contexts in a row')
   args = parser.parse_args()
   if args.hosts > 1:
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(f'127.0.0.1:{args.port}', args.hosts, args.host)
   mesh = sharding.make_mesh(config.Mesh(*(int(size) for size in args.mesh.split(','))))
-  learner = Learner(make_config(whiten=True), SIZE, mesh)
+  settings = make_config(whiten=True)
+  settings.learner.pack = args.pack
+  learner = Learner(settings, SIZE, mesh)
   state = learner.init_state(make_params())
   metrics = []
   for seed in (0, 10):
     batches = []
     for batch in (make_batch(seed, 8, 12), make_batch(seed + 1, 16, 20)):
+      # Two contexts fit into one row.
+      batch = dataclasses.replace(
+        batch, lengths=np.minimum(batch.lengths, batch.tokens.shape[1] // 2)
+      )
       if args.empty:
         halves = [shares(batch, i, 2) for i in range(2)]
         halves[1] = blank(halves[1])

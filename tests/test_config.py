@@ -34,12 +34,12 @@ def file(tmp_path):
 
 
 def test_overrides_take_the_type_of_their_field(seen, file):
-  flags = '--config.algo.group_size=4 --config.algo.clip_low=1 --config.policy.remat=false'
+  flags = '--config.algo.group_size=4 --config.algo.clip_low=1 --config.policy.scan=false'
   flags += ' --config.algo.terms=kl_to_old=0.1,positive_likelihood=-2'
   flags += ' --config.learner.buckets=(64,128) --config.run_dir=7 --config.mesh.tensor=-1'
   assert cli.main(['train', f'--config={file}', *flags.split()]) == 2
   (c,) = seen
-  assert (c.seed, c.algo.group_size, c.run_dir, c.policy.remat) == (3, 4, '7', False)
+  assert (c.seed, c.algo.group_size, c.run_dir, c.policy.scan) == (3, 4, '7', False)
   assert c.learner.buckets == (64, 128) and c.mesh.tensor == -1
   assert c.algo.terms == 'kl_to_old=0.1,positive_likelihood=-2'
   assert isinstance(c.algo.clip_low, float) and c.algo.clip_high == 0.2
@@ -58,7 +58,7 @@ def test_eval_flags_replace_the_fields_they_stand_for(seen, file):
     ('--config.algo.grup_size=4', "Did you mean 'algo.group_size'?"),
     ('--noconfig.policy.remta', "Did you mean 'policy.remat'?"),
     ('--config.algo.group_size=four', 'four'),
-    ('--config.policy.remat=perhaps', 'perhaps'),
+    ('--config.policy.scan=perhaps', 'perhaps'),
     ('--config.algo=4', "no field 'algo'"),
     ('--cnfig.seed=4', 'cnfig.seed'),
     ('stray', "'stray' is not a flag"),

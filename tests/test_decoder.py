@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from jaxsearch import config, kernels
-from jaxsearch.models import attention, decoder, packed
+from jaxsearch.models import attention, decoder, packed, remat
 from jaxsearch.rollout import programs
 from jaxsearch.rollout.caches import dense as cache_lib
 
 # Sums in another order; hidden states are of size 1.
 TOLERANCE = 1e-5
 SHAPE = {'vocab': 97, 'layers': 2, 'embed': 24, 'heads': 4, 'kv_heads': 2, 'head_size': 6}
+# Turns of the pairs of a head of 8 components.
+TURNS = 1e4 ** (-np.arange(0, 8, 2, dtype=np.float32) / 8)
 FAMILIES = {
   'qwen2': {'attention_bias': True, 'tied_embeddings': False},
   'qwen3': {'qk_norm': True, 'rope_base': 1e6, 'kv_heads': 1},
@@ -36,7 +38,7 @@ def _params(size):
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'remat', 'scan'))
-def _hidden(params, size, tokens, remat=False, scan=False):
+def _hidden(params, size, tokens, remat=remat.none, scan=False):
   return decoder.hidden(params, size, tokens, dtype=jnp.float32, remat=remat, scan=scan)
 
 
@@ -146,7 +148,8 @@ def test_a_fork_copies_every_layer(family):
     np.testing.assert_array_equal(new, old[np.array([0, 2, 2, 3, 2])])
 
 
-def test_scanned_and_rematerialised_or_not_is_one_function():
+@pytest.mark.parametrize('name', ['keep_products', 'keep_attention', 'full'])
+def test_scanned_and_rematerialised_or_not_is_one_function(name):
   """Values and gradients, with every option that adds a parameter."""
   size = dataclasses.replace(_size('qwen2'), qk_norm=True)
   params = _params(size)
@@ -157,11 +160,24 @@ def test_scanned_and_rematerialised_or_not_is_one_function():
     return jnp.sum(jnp.sin(x @ decoder.unembedding(params, size).T))
 
   both = jax.jit(jax.value_and_grad(loss), static_argnums=(1, 2))
-  value, grads = both(params, False, False)
-  other, other_grads = both(params, True, True)
+  value, grads = both(params, remat.none, False)
+  other, other_grads = both(params, getattr(remat, name), True)
   np.testing.assert_allclose(other, value, rtol=1e-4)
   for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(other_grads)):
     np.testing.assert_allclose(b, a, atol=1e-4 * max(1.0, float(jnp.abs(a).max())))
+
+
+def test_what_is_kept_is_not_made_again():
+  """Products in the backward pass: fewer of them are made again, the more is kept."""
+  size, tokens = _size('qwen2'), _tokens(2, 9)
+  params = _params(size)
+
+  def products(name):
+    loss = lambda p: _hidden(p, size, tokens, remat=getattr(remat, name), scan=True).sum()
+    return str(jax.make_jaxpr(jax.grad(loss))(params)).count('dot_general')
+
+  counts = [products(name) for name in ('none', 'keep_products', 'keep_attention', 'full')]
+  assert counts == sorted(counts) and len(set(counts)) == 4
 
 
 def test_no_token_is_seen_before_its_time(family):
@@ -223,7 +239,7 @@ def test_positions_turn_by_their_distance_only():
   rng = np.random.default_rng(3)
   q, k = rng.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
   product = lambda i, j: float(
-    jnp.sum(decoder.rotate(q, np.array([[i]]), 1e4) * decoder.rotate(k, np.array([[j]]), 1e4))
+    jnp.sum(decoder.rotate(q, np.array([[i]]), TURNS) * decoder.rotate(k, np.array([[j]]), TURNS))
   )
   assert product(3, 1) == pytest.approx(product(43, 41), abs=1e-4)
   assert product(3, 1) != pytest.approx(product(1, 3), abs=1e-2)
@@ -232,88 +248,5 @@ def test_positions_turn_by_their_distance_only():
 def test_places_are_exact_in_bfloat16():
   """Place 257 has no bfloat16; phases are float32."""
   x = np.ones((1, 2, 1, 8), jnp.bfloat16)
-  turned = decoder.rotate(x, np.array([[256, 257]]), 1e4).astype(np.float32)
+  turned = decoder.rotate(x, np.array([[256, 257]]), TURNS).astype(np.float32)
   assert np.abs(turned[0, 0] - turned[0, 1]).max() > 0.1
-
-
-# --- The reference library ------------------------------------------------------------------------
-
-
-def _reference(name, size):
-  """A tiny model of the reference library with random weights, norms and biases too."""
-  torch = pytest.importorskip('torch', reason='the reference models are written in torch')
-  import transformers
-
-  kind = {'qwen2': 'Qwen2', 'qwen3': 'Qwen3', 'llama': 'Llama'}[name]
-  settings = getattr(transformers, f'{kind}Config')(
-    vocab_size=size.vocab,
-    hidden_size=size.embed,
-    intermediate_size=size.hidden,
-    num_hidden_layers=size.layers,
-    num_attention_heads=size.heads,
-    num_key_value_heads=size.kv_heads,
-    head_dim=size.head_size,
-    rms_norm_eps=size.norm_eps,
-    rope_theta=size.rope_base,
-    tie_word_embeddings=size.tied_embeddings,
-    attn_implementation='eager',
-    use_sliding_window=False,
-  )
-  torch.manual_seed(0)
-  model = getattr(transformers, f'{kind}ForCausalLM')(settings).eval()
-  with torch.no_grad():
-    for parameter in model.parameters():
-      parameter.add_(0.1 * torch.randn_like(parameter))
-  return torch, model
-
-
-def _ours(model, size):
-  """The reference's weights as our pytree."""
-  weights = {name: w.detach().numpy() for name, w in model.state_dict().items()}
-  heads = {'q': size.heads, 'k': size.kv_heads, 'v': size.kv_heads}
-
-  def layer(i):
-    at = lambda name: weights[f'model.layers.{i}.{name}']
-    own = {}
-    for letter, full in (('q', 'query'), ('k', 'key'), ('v', 'value')):
-      shape = (size.embed, heads[letter], size.head_size)
-      own[full] = {'kernel': at(f'self_attn.{letter}_proj.weight').T.reshape(shape)}
-      if size.attention_bias:
-        own[full]['bias'] = at(f'self_attn.{letter}_proj.bias').reshape(shape[1:])
-    out = (size.heads, size.head_size, size.embed)
-    own['out'] = {'kernel': at('self_attn.o_proj.weight').T.reshape(out)}
-    if size.qk_norm:
-      own['query_norm'] = {'scale': at('self_attn.q_norm.weight')}
-      own['key_norm'] = {'scale': at('self_attn.k_norm.weight')}
-    names = ('gate', 'up', 'down')
-    return {
-      'attention_norm': {'scale': at('input_layernorm.weight')},
-      'attention': own,
-      'mlp_norm': {'scale': at('post_attention_layernorm.weight')},
-      'mlp': {name: {'kernel': at(f'mlp.{name}_proj.weight').T} for name in names},
-    }
-
-  layers = [layer(i) for i in range(size.layers)]
-  params = {
-    'embed': weights['model.embed_tokens.weight'],
-    'layers': jax.tree.map(lambda *leaves: np.stack(leaves), *layers),
-    'norm': weights['model.norm.weight'],
-  }
-  if not size.tied_embeddings:
-    params['head'] = weights['lm_head.weight']
-  return params
-
-
-@pytest.mark.parametrize('name', ['qwen2', 'qwen3', 'llama'])
-def test_logits_are_those_of_the_reference_library(name):
-  size = _size(name)
-  torch, model = _reference(name, size)
-  params = _ours(model, size)
-  shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)
-  assert shapes(params) == shapes(decoder.init(jax.random.key(0), size))
-  tokens = _tokens(3, 40)
-  with torch.no_grad():
-    expected = model(torch.tensor(tokens.astype(np.int64))).logits.numpy()
-  logits = _hidden(params, size, tokens) @ decoder.unembedding(params, size).T
-  assert expected.std() > 0.1
-  np.testing.assert_allclose(logits, expected, atol=2e-5 * np.abs(expected).max())

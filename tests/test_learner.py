@@ -311,7 +311,7 @@ def test_no_array_of_batch_by_time_by_vocabulary_exists(chunk, exists):
   abstract = learner.abstract_state()
   sums, denominators = learner._objective.zeros()
   lowered = learner._accumulate.lower(
-    abstract.params, batch, denominators, grads=abstract.params, sums=sums
+    abstract.params, {}, batch, denominators, grads=abstract.params, sums=sums
   )
   for text in (lowered.as_text(), lowered.compile().as_text()):
     shapes = re.findall(r'tensor<((?:\d+x)+)[a-z]|\w\d*\[([\d,]+)\]', text)
@@ -413,20 +413,21 @@ def _alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mesh', ['2,2,2', '8,1,1', '1,4,2'])
-def test_eight_devices_equal_one(alone, tmp_path, mesh):
+@pytest.mark.parametrize(('mesh', 'pack'), [('2,2,2', 1), ('8,1,1', 1), ('1,4,2', 1), ('2,2,2', 2)])
+def test_eight_devices_equal_one(alone, tmp_path, mesh, pack):
+  """Rows, parameters and heads split; gradients of two micro-batches; two contexts in a row."""
   out = tmp_path / 'out.npz'
-  assert_equal_runs(alone[False], finish([work(out, mesh)], out))
+  assert_equal_runs(alone[False], finish([work(out, mesh, f'--pack={pack}')], out))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('empty', [False, True])
-def test_two_processes_equal_one_also_when_one_has_no_trajectory(alone, tmp_path, empty):
+@pytest.mark.parametrize(('empty', 'pack'), [(False, 1), (True, 1), (False, 2), (True, 2)])
+def test_two_processes_equal_one_also_when_one_has_no_trajectory(alone, tmp_path, empty, pack):
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
   outs = [tmp_path / f'{host}.npz' for host in range(2)]
-  flags = ('--empty',) if empty else ()
+  flags = (f'--pack={pack}', *(['--empty'] if empty else []))
   processes = [
     work(out, '2,1,2', '--hosts=2', f'--host={host}', f'--port={port}', *flags, devices=2)
     for host, out in enumerate(outs)

@@ -148,13 +148,13 @@ def test_spans_are_bytes_of_their_segment(policy, done):
 def test_replayed_log_probs_are_those_recorded(policy, actor, pool, temperature):
   """Promise 1: the ids are what the model was fed, in the order and places it was fed them."""
   _, size, params = policy
-  hidden = jax.jit(decoder.hidden, static_argnames=('size', 'dtype', 'remat', 'scan'))
+  hidden = jax.jit(decoder.hidden, static_argnames=('size', 'dtype', 'scan'))
   tasks = policies.make_tasks(TEXTS, samples=2, step=5)
   for t in _roll(actor, tasks, pool, temperature):
     (context,) = t.contexts
     ids = np.zeros((1, 96), np.int32)
     ids[0, : context.length] = context.ids
-    x_BTD = hidden(params, size, ids, dtype=jnp.float32, remat=False, scan=False)
+    x_BTD = hidden(params, size, ids, dtype=jnp.float32, scan=False)
     logits = np.asarray(x_BTD[0]) @ np.asarray(decoder.unembedding(params, size)).T / temperature
     logprobs = jax.nn.log_softmax(logits)[np.arange(context.length - 1), context.ids[1:]]
     mask = context.sampled_mask[1:]

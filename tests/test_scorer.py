@@ -50,7 +50,7 @@ def requests_for(trajectories):
 @functools.partial(jax.jit, static_argnames='size')
 def forward(params, size, tokens_BT):
   """log p of every token by the learner's functions."""
-  x_BTD = decoder.hidden(params, size, tokens_BT, dtype=jnp.float32, remat=False, scan=False)
+  x_BTD = decoder.hidden(params, size, tokens_BT, dtype=jnp.float32, scan=False)
   head = decoder.unembedding(params, size)
   return logprobs.token_logprobs(x_BTD, head, tokens_BT, temperature=1.0, chunk=64)[0]
 

@@ -78,7 +78,7 @@ def test_log_probabilities_behind_a_branch_are_the_learners(policy, done):
 
   @jax.jit
   def forward(tokens):
-    x = decoder.hidden(params, size, tokens, dtype=jnp.float32, remat=False, scan=False)
+    x = decoder.hidden(params, size, tokens, dtype=jnp.float32, scan=False)
     head = decoder.unembedding(params, size)
     return logprobs.token_logprobs(x, head, tokens, temperature=1.0, chunk=64)[0]
 

@@ -89,7 +89,7 @@ def test_what_works_passes_and_leaves_no_trace(working, tmp_path, verb):
     ('run_dir', '', 'empty'),
     ('run_dir', '/proc/run', 'no file can be made in /proc'),
     ('algo.group_size', '8', 'a int'),
-    ('policy.remat', 1, 'a bool'),
+    ('policy.scan', 1, 'a bool'),
     ('learner.buckets', (256, 'x'), 'a tuple'),
   ],
 )

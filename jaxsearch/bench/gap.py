@@ -47,6 +47,6 @@ def measure(
 def _learner(
   params: decoder.Params, tokens_BT: jax.Array, *, size: decoder.Size, dtype: Any
 ) -> jax.Array:
-  x_BTD = decoder.hidden(params, size, tokens_BT, dtype=dtype, remat=False, scan=True)
+  x_BTD = decoder.hidden(params, size, tokens_BT, dtype=dtype, scan=True)
   head_VD = decoder.unembedding(params, size)
   return logprobs.token_logprobs(x_BTD, head_VD, tokens_BT, temperature=1.0, chunk=_CHUNK)[0]

@@ -14,10 +14,16 @@ MASKED = -1e30
 _BLOCK = 128
 
 
-def causal(q_BTQH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
+def causal(
+  q_BTQH: jax.Array,
+  k_BTKH: jax.Array,
+  v_BTKH: jax.Array,
+  segments_BT: jax.Array | None = None,
+) -> jax.Array:
   """Grouped-query attention in which time t sees times up to t; returns [B,T,Q,H].
 
-  Rows are right-padded, so the causal mask alone keeps padding out of every true position.
+  Rows are right-padded, so the causal mask alone keeps padding out of every true position. With
+  `segments_BT` a time sees only those of its own segment.
   """
   B, T, Q, H = q_BTQH.shape
   K = k_BTKH.shape[2]
@@ -26,9 +32,12 @@ def causal(q_BTQH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array
   blocks = []
   for start in range(0, T, _BLOCK):
     stop = min(start + _BLOCK, T)
-    seen_TS = jnp.tril(jnp.ones((stop - start, stop), bool), start)
+    seen = jnp.tril(jnp.ones((stop - start, stop), bool), start)
+    if segments_BT is not None:
+      same_BTS = segments_BT[:, start:stop, None] == segments_BT[:, None, :stop]
+      seen = (seen & same_BTS)[:, None, None]
     block = (q_BKGTH[:, :, :, start:stop], k_BKHT[..., :stop], v_BKTH[:, :, :stop])
-    blocks.append(attend(*block, seen_TS))
+    blocks.append(attend(*block, seen))
   o_BKGTH = jnp.concatenate(blocks, axis=3)
   return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, Q, H)
 

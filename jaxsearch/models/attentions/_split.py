@@ -15,4 +15,11 @@ def over(mesh: Mesh, attend: Attend) -> Attend:
   mesh whose tensor axis does not divide the key heads.
   """
   part = PartitionSpec(('data', 'fsdp'), None, 'tensor')
-  return jax.shard_map(attend, mesh=mesh, in_specs=(part,) * 3, out_specs=part, check_vma=False)
+  rows = PartitionSpec(('data', 'fsdp'))
+
+  def split(*arrays: jax.Array) -> jax.Array:
+    specs = (part,) * 3 + (rows,) * (len(arrays) - 3)
+    local = jax.shard_map(attend, mesh=mesh, in_specs=specs, out_specs=part, check_vma=False)
+    return local(*arrays)
+
+  return split

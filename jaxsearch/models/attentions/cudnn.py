@@ -13,6 +13,9 @@ from jax.sharding import Mesh
 from jaxsearch.models.attentions import _split
 from jaxsearch.models.decoder import Attend
 
+# The kernel has no segments but by a mask of [T,T].
+SEGMENTS = False
+
 
 def implementation(dtype: jnp.dtype) -> str:
   """What `jax.nn.dot_product_attention` is asked for: it does not choose cuDNN by itself."""

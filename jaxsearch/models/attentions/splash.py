@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxsearch.models.attentions import _split
 from jaxsearch.models.decoder import Attend
 
+SEGMENTS = True
 # What the kernel takes, the largest first. Large blocks hide the reading of the next one.
 _BLOCKS = (512, 256, 128)
 
@@ -24,7 +25,12 @@ def make(mesh: Mesh) -> Attend:
   return _split.over(mesh, _causal)
 
 
-def _causal(q_BTQH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array:
+def _causal(
+  q_BTQH: jax.Array,
+  k_BTKH: jax.Array,
+  v_BTKH: jax.Array,
+  segments_BT: jax.Array | None = None,
+) -> jax.Array:
   T, Q, H = q_BTQH.shape[1:]
   padded = -(-T // _BLOCKS[-1]) * _BLOCKS[-1]
   block = next(block for block in _BLOCKS if padded % block == 0)
@@ -36,6 +42,10 @@ def _causal(q_BTQH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Arra
   def rows(x_BTNH: jax.Array) -> jax.Array:
     return jnp.pad(x_BTNH.swapaxes(1, 2), ((0, 0), (0, 0), (0, padded - T), (0, 0)))
 
+  segments = None
+  if segments_BT is not None:
+    padded_BT = jnp.pad(segments_BT, ((0, 0), (0, padded - T)), constant_values=-1)
+    segments = kernel.SegmentIds(padded_BT, padded_BT)
   # The kernel does not scale its queries.
-  o_BQTH = jax.vmap(attend)(rows(q_BTQH * H**-0.5), rows(k_BTKH), rows(v_BTKH))
+  o_BQTH = jax.vmap(attend)(rows(q_BTQH * H**-0.5), rows(k_BTKH), rows(v_BTKH), segments)
   return o_BQTH[:, :, :T].swapaxes(1, 2)

@@ -7,6 +7,8 @@ from jax.sharding import Mesh
 from jaxsearch.models import attention
 from jaxsearch.models.decoder import Attend
 
+SEGMENTS = True
+
 
 def make(mesh: Mesh) -> Attend:
   """`attention.causal`, whatever the mesh."""
