@@ -1,22 +1,24 @@
 """From contexts to micro-batches: padding appears here for the first time.
 
-Rows are cut into micro-batches by a plan that is a pure function of every host's row lengths, so
-that all hosts make the same calls with the same shapes; a host that runs out of rows fills up with
+Which rows share a micro-batch follows from every host's row lengths (`microbatches`), so that all
+hosts make the same calls with the same shapes. What a host lacks of a micro-batch is filled up with
 rows of length and weight 0.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxsearch import config as config_lib
+from jaxsearch import microbatches, sharding
 from jaxsearch.algo.summary import Summary
 from jaxsearch.learner import Batch
-from jaxsearch.types import Context, Kind, Status, Trajectory, UserError
+from jaxsearch.types import Context, Kind, Status, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class BatchRow:
   """One context with what it is trained on; arrays are [length].
 
   Attributes:
-    context: ids, sampled mask and the sampler's log-probabilities.
+    context: ids, sampled mask and the sampler's log-probabilities; no turns, no spans.
     loss_mask: bool, what is trained.
     advantages: float32, read where `loss_mask`.
   """
@@ -47,21 +49,6 @@ class Place:
   host: int
   hosts: int
   shards: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Cut:
-  """One micro-batch of the plan: [rows * hosts, bucket].
-
-  Attributes:
-    bucket: padded length.
-    rows: rows of each host.
-    members: per host, which of its rows; at most `rows`.
-  """
-
-  bucket: int
-  rows: int
-  members: tuple[tuple[int, ...], ...]
 
 
 class Update(NamedTuple):
@@ -106,6 +93,8 @@ def updates(
   advantages: Sequence[np.ndarray | None],
   config: config_lib.Config,
   place: Place,
+  *,
+  gather: Callable[[Any], list[Any]] = sharding.gather_records,
 ) -> list[Update]:
   """This host's part of the micro-batches of each update of this batch of rollouts.
 
@@ -120,37 +109,60 @@ def updates(
     advantages: beside `summaries`; [policy_tokens] each, None for what is not trained.
     config: loss and buckets.
     place: of this process.
+    gather: every host's value, hosts in order; a collective, called if a row changes hosts.
 
   Returns:
     numpy batches, of the same number and shapes on every host.
   """
   algo = config.algo
   needs_all = bool(algo.kl_coef or algo.entropy_coef or algo.terms or algo.whiten)
-  own = iter(done)
-  trajectories = [next(own) if s.host == place.host else None for s in summaries]
-  trainers = _trainers(summaries, advantages)
   # Which update a rollout belongs to, and whether to its trained part; None: to none.
   parts = [
     None if s.is_infra or values is None else (turn, needs_all or bool(np.any(values)))
     for s, values, turn in zip(summaries, advantages, _turns(summaries, algo.updates_per_batch))
   ]
+  numbers = [[i for i, s in enumerate(summaries) if s.host == h] for h in range(place.hosts)]
+  trainers, rows = _trainers(summaries, advantages), {}
+  for i, t in zip(numbers[place.host], done, strict=True):
+    if parts[i] is not None:
+      own = [trainers[path] == i for path in _paths(summaries[i])]
+      rows[place.host, i] = _row(t, advantages[i], algo, own)
 
-  def batches(number: int, is_trained: bool) -> list[Batch]:
-    chosen = [i for i, part in enumerate(parts) if part == (number, is_trained)]
-    lengths: list[list[int]] = [[] for _ in range(place.hosts)]
-    for i in chosen:
-      lengths[summaries[i].host].append(summaries[i].length)
-    rows = [
-      _row(trajectories[i], advantages[i], algo, [trainers[p] == i for p in _paths(summaries[i])])
-      for i in chosen
-      if trajectories[i] is not None
-    ]
-    return [
-      pack([rows[j] for j in cut.members[place.host]], cut.bucket, cut.rows)
-      for cut in plan(lengths, config.learner, place.shards)
-    ]
+  def cuts(part: tuple[int, bool]) -> list[microbatches.Cut]:
+    chosen = [[i for i in host if parts[i] == part] for host in numbers]
+    lengths = [{i: summaries[i].length for i in host} for host in chosen]
+    return microbatches.plan(lengths, config.learner, place.shards)
 
-  return [Update(batches(n, True), batches(n, False)) for n in range(algo.updates_per_batch)]
+  planned = [(cuts((n, True)), cuts((n, False))) for n in range(algo.updates_per_batch)]
+  rows |= _moved(rows, [cut for part in itertools.chain(*planned) for cut in part], gather)
+
+  def batches(cuts: Sequence[microbatches.Cut]) -> list[Batch]:
+    most, made = config.learner.pack, []
+    for cut in cuts:
+      shared = [[rows[name] for name in row] for row in cut.members[place.host]]
+      made.append(pack(shared, cut.bucket, cut.rows, most))
+    return made
+
+  return [Update(batches(trained), batches(counted)) for trained, counted in planned]
+
+
+def _moved(
+  rows: Mapping[tuple[int, int], BatchRow],
+  cuts: Sequence[microbatches.Cut],
+  gather: Callable[[Any], list[Any]],
+) -> dict[tuple[int, int], BatchRow]:
+  """Those rows of other hosts that change hosts in some cut, by name."""
+  moving = {
+    (home, number)
+    for cut in cuts
+    for host, members in enumerate(cut.members)
+    for home, number in itertools.chain(*members)
+    if home != host
+  }
+  if not moving:
+    return {}
+  sent = gather({name: row for name, row in rows.items() if name in moving})
+  return {name: row for host in sent for name, row in host.items()}
 
 
 def _paths(summary: Summary) -> list[tuple[int, ...]]:
@@ -183,55 +195,30 @@ def _turns(summaries: Sequence[Summary], count: int) -> list[int]:
 
 
 def empty(learner: config_lib.Learner, place: Place) -> list[Batch]:
-  """A micro-batch without a row for each shape that `microbatches` can make, for warming up."""
+  """A micro-batch without a row for each shape that `updates` can make, for warming up."""
   return [
-    pack([], b, _rows_per_host(b, learner, place.hosts, place.shards)) for b in learner.buckets
+    pack([], b, microbatches.rows_per_host(b, learner, place.hosts, place.shards), learner.pack)
+    for b in learner.buckets
   ]
 
 
-def plan(lengths: Sequence[Sequence[int]], learner: config_lib.Learner, shards: int) -> list[Cut]:
-  """Cuts every host's rows into micro-batches, largest buckets first.
+def pack(bins: Sequence[Sequence[BatchRow]], bucket: int, count: int, most: int = 1) -> Batch:
+  """Right-pads rows to [count * most, bucket], as numpy arrays.
 
-  Rows of one bucket stay in order: sorted by length, the rows of a micro-batch would be alike.
-
-  Args:
-    lengths: per host, the tokens of each of its rows.
-    learner: buckets and tokens of a micro-batch.
-    shards: parts over which all rows of a micro-batch are split on the mesh.
-
-  Raises:
-    UserError: if a row is longer than the last bucket.
+  The rows of a bin come one behind the other. Missing rows have length and weight 0.
   """
-  longest = max((n for host in lengths for n in host), default=0)
-  if longest > learner.buckets[-1]:
-    raise UserError(
-      f'a row of {longest} tokens fits no bucket of learner.buckets={learner.buckets}; the last '
-      'bucket must hold rollout.context_tokens.'
-    )
-  wanted = [[next(b for b in learner.buckets if b >= n) for n in host] for host in lengths]
-  orders = [sorted(range(len(host)), key=lambda i, host=host: -host[i]) for host in wanted]
-  cuts = []
-  while any(orders):
-    bucket = max(host[order[0]] for host, order in zip(wanted, orders) if order)
-    rows = _rows_per_host(bucket, learner, len(lengths), shards)
-    cuts.append(Cut(bucket, rows, tuple(tuple(order[:rows]) for order in orders)))
-    orders = [order[rows:] for order in orders]
-  return cuts
-
-
-def pack(rows: Sequence[BatchRow], bucket: int, count: int) -> Batch:
-  """Right-pads rows to [count, bucket], as numpy arrays; missing rows have length and weight 0."""
-  shape = (count, bucket)
+  shape = (count * most, bucket)
   batch = Batch(
     tokens=np.zeros(shape, np.int32),
-    lengths=np.zeros(count, np.int32),
+    lengths=np.zeros(shape[0], np.int32),
     loss_mask=np.zeros(shape, bool),
     sampler_logprobs=np.zeros(shape, np.float32),
     advantages=np.zeros(shape, np.float32),
-    weights=np.zeros(count, np.float32),
+    weights=np.zeros(shape[0], np.float32),
     sampled_mask=np.zeros(shape, bool),
   )
-  for index, row in enumerate(rows):
+  places = [(i * most + j, row) for i, bin in enumerate(bins) for j, row in enumerate(bin)]
+  for index, row in places:
     context = row.context
     inside = (index, slice(context.length))
     batch.tokens[inside] = context.ids
@@ -242,12 +229,6 @@ def pack(rows: Sequence[BatchRow], bucket: int, count: int) -> Batch:
     batch.weights[index] = 1.0
     batch.sampled_mask[inside] = context.sampled_mask
   return batch
-
-
-def _rows_per_host(bucket: int, learner: config_lib.Learner, hosts: int, shards: int) -> int:
-  """Rows of each host in a micro-batch of padded length `bucket`: the same on all shards."""
-  per_shard = max(1, learner.tokens_per_microbatch // (bucket * shards))
-  return per_shard * shards // hosts
 
 
 def _row(
@@ -275,4 +256,4 @@ def _row(
     observed = np.concatenate(kinds)
     values[observed] = advantages[0]
     mask = mask | observed
-  return BatchRow(context, mask, values)
+  return BatchRow(Context(context.segments), mask, values)

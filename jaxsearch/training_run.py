@@ -32,6 +32,7 @@ from jaxsearch.types import Task, Trajectory, UserError
 
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
 _MAY_DIFFER = ('run_dir', 'schedule.', 'mesh.', 'retrieval.workers', 'eval_retrieval.workers')
+_MAY_DIFFER += ('learner.moments_on_host', 'learner.reference_on_host', 'policy.remat')
 
 
 class Run:
@@ -49,11 +50,11 @@ class Run:
     self._place = batching.Place(jax.process_index(), jax.process_count(), shards)
     train, self._dev = intake_lib.read(config)
     self._size, params, self._tokenizer = checkpoint.load_policy(config.policy.path, self._mesh)
-    self._learner = Learner(config, self._size, self._mesh)
+    self._learner = Learner(config, self._size, self._mesh, params)
     self._actor = Actor(config, self._size, self._tokenizer, self._mesh)
     self._advantages = plugins.function(advantages_lib, config.algo.advantage)
     self._selector = plugins.function(selectors_lib, config.algo.selector)
-    self._reference = checkpoint.load_reference(config, params, self._size, self._mesh)
+    self._reference = self._learner.weights.load_reference(params)
     self._folder = pathlib.Path(config.run_dir)
     with contextlib.ExitStack() as opened:
       host = self._folder / 'journal' / f'host{jax.process_index()}'
@@ -66,6 +67,7 @@ class Run:
       self._checkpoints = checkpoint.RunCheckpoints(self._folder / 'checkpoints', config.schedule)
       opened.callback(self._checkpoints.close)
       self._state, meta = self._restore(params)
+      del params
       self.progress = Progress(config.schedule, **meta.get('progress', {}))
       self.intake = Intake(config, self._place, train, self.progress, meta.get('source'))
       self._start = int(self._state.step) // config.algo.updates_per_batch
@@ -90,15 +92,15 @@ class Run:
     """The steps that are left; none of a run that has ended."""
     return iter(()) if self._is_done else self.progress.steps(self._start)
 
-  def saves(self, step: int) -> bool:
-    """Whether a checkpoint is made before the update of `step`: when due, or scored on dev."""
+  def saves(self, step: int, is_asked: bool) -> bool:
+    """Whether a checkpoint is made before the update of `step`: if asked, due or scored on dev."""
     due = step % self._config.schedule.checkpoint_every == 0 or self.progress.evaluates(step)
-    return due and step != self._checkpoints.latest
+    return (is_asked or due) and step != self._checkpoints.latest
 
   def load_weights(self, clock: metrics_lib.Clock) -> None:
     """Gives the sampler the learner's present weights."""
     with clock('sync'):
-      self._actor.load(self._state.params)
+      self._actor.load(self._learner.weights.merged(self._state.params))
 
   def evaluate(self, step: int, clock: metrics_lib.Clock) -> dict[str, float]:
     """Greedy rollouts of the dev questions; their records go to `trajectories/`."""
@@ -249,12 +251,12 @@ class Run:
     print(metrics_lib.progress(step, self._config.schedule.steps, figures), flush=True)
 
   def export(self) -> None:
-    """Writes the parameters of the step that `schedule.export` names as a policy folder."""
+    """Writes the policy of the step that `schedule.export` names."""
     self._checkpoints.wait()
     kind = self._config.schedule.export
     step = self._checkpoints.best if kind == 'best' else self._checkpoints.latest
-    params = self._checkpoints.restore_params(step, self._learner.abstract_state().params)
-    checkpoint.save_policy(self._folder / 'policy', self._size, params, self._tokenizer)
+    trained = self._checkpoints.restore_params(step, self._learner.abstract_state().params)
+    self._learner.weights.export(trained, self._tokenizer)
     if jax.process_index() == 0:
       told = {'best': 'best on dev', 'newest': 'newest'}[kind]
       print(f'{told}: step {step}, written to {self._folder / "policy"}')
@@ -282,9 +284,8 @@ class Run:
   def _open_writer(self, opened: contextlib.ExitStack) -> metrics_lib.MetricWriter | None:
     if jax.process_index() > 0:
       return None
-    text = json.dumps(dataclasses.asdict(self._config), indent=2)
     partial = self._folder / 'config.json.partial'
-    partial.write_text(text)
+    partial.write_text(json.dumps(dataclasses.asdict(self._config), indent=2))
     os.replace(partial, self._folder / 'config.json')
     writer = metrics_lib.MetricWriter(self._folder, self._start + self._is_done)
     opened.callback(writer.close)
@@ -293,7 +294,7 @@ class Run:
   def _warm_up(self) -> None:
     """Compiles everything, so that nothing is compiled later."""
     sharding.gather_json(jax.process_index())
-    self._actor.load(self._state.params)
+    self.load_weights(metrics_lib.Clock())
     self._actor.warmup()
-    empty = batching.empty(self._config.learner, self._place)
-    self._learner.compile([self._learner.place(batch) for batch in empty])
+    empty = map(self._learner.place, batching.empty(self._config.learner, self._place))
+    self._learner.compile(list(empty))

@@ -21,12 +21,13 @@ import jax
 import numpy as np
 import rich.progress
 
-from jaxsearch import batching, checkpoint, collection, plugins, sharding
+from jaxsearch import batching, checkpoint, collection, microbatches, plugins, sharding
 from jaxsearch import config as config_lib
 from jaxsearch.learner import Batch, Learner
 from jaxsearch.models import copying, decoder
 from jaxsearch.protocols._contract import Protocol
 from jaxsearch.retrieval.pool import Pool
+from jaxsearch.supervision import Watchdog
 from jaxsearch.text import tokenizer as tokenizer_lib
 from jaxsearch.types import Context, Kind, Question, SearchRequest, SearchResult, Segment, UserError
 
@@ -61,13 +62,15 @@ def warmstart(config: config_lib.Config, task: str = 'search') -> None:
   config = _supervised(config)
   learner = Learner(config, size, mesh)
   state = learner.init_state(params)
+  del params  # Of which the state is a copy.
   folder = pathlib.Path(config.run_dir) / TASKS[task]
   folder.mkdir(parents=True, exist_ok=True)
-  losses = []
+  losses, watchdog = [], Watchdog(config.schedule.update_limit_s)
   with rich.progress.Progress(disable=jax.process_index() > 0) as progress:
     bar = progress.add_task('warm start', total=config.warmstart.steps)
     for batch in _batches(rows, config, mesh):
-      state, metrics = learner.update(state, [learner.place(batch)])
+      with watchdog():
+        state, metrics = learner.update(state, [learner.place(batch)])
       losses.append(metrics['actor/pg_loss'])
       recent = float(np.mean(losses[-50:]))
       progress.update(bar, advance=1, description=f'warm start  loss {recent:.3f}')
@@ -184,6 +187,8 @@ def _supervised(config: config_lib.Config) -> config_lib.Config:
   config.optimizer = config.warmstart.optimizer
   config.learner.tokens_per_microbatch = config.warmstart.tokens_per_step
   config.rollout.temperature = 1.0
+  config.policy.lora_rank = 0
+  config.learner.pack = 1
   return config
 
 
@@ -208,12 +213,12 @@ def _batches(
   made = 0
   while True:
     order = rng.permutation(len(rows)).tolist()
-    cuts = batching.plan([[rows[i].context.length for i in order]], config.learner, shards)
+    lengths = {i: rows[i].context.length for i in order}
+    cuts = microbatches.plan([lengths], config.learner, shards)
     for index in rng.permutation(len(cuts)):
       if made == config.warmstart.steps:
         return
-      members = [order[i] for i in cuts[index].members[0]]
       count = cuts[index].rows // hosts
-      mine = [rows[i] for i in members[host * count : (host + 1) * count]]
+      mine = cuts[index].members[0][host * count : (host + 1) * count]
       made += 1
-      yield batching.pack(mine, cuts[index].bucket, count)
+      yield batching.pack([[rows[i] for _, i in row] for row in mine], cuts[index].bucket, count)

@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
+import threading
 
 import numpy as np
 import pytest
 
-from jaxsearch import batching, config
+from jaxsearch import batching, config, microbatches
 from jaxsearch.algo.summary import Summary
 from jaxsearch.types import (
   Context,
@@ -119,48 +120,86 @@ def test_observations_can_be_trained_too():
     assert len(own) == 0 or set(values[mask]) == {own[0]}
 
 
+def _on_all_hosts(step, settings, hosts, shards):
+  """(updates of each host, sets of the rows that each sent): every host in a thread of its own."""
+  done, summaries, advantages = step
+  meeting, sent, found = threading.Barrier(hosts), [None] * hosts, [None] * hosts
+
+  def work(host):
+    def gather(value):
+      sent[host] = value
+      meeting.wait(10)
+      return list(sent)
+
+    own = [t for t, s in zip(done, summaries) if s.host == host]
+    place = batching.Place(host, hosts, shards)
+    found[host] = batching.updates(own, summaries, advantages, settings, place, gather=gather)
+
+  threads = [threading.Thread(target=work, args=(host,)) for host in range(hosts)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  return found, sent
+
+
 @pytest.mark.parametrize('hosts', [1, 2, 4])
 @pytest.mark.parametrize('shards', [4, 8])
-def test_hosts_agree_on_number_and_shapes_and_share_the_rows(hosts, shards):
+@pytest.mark.parametrize('pack', [1, 3])
+def test_hosts_agree_on_number_and_shapes_and_share_the_rows(hosts, shards, pack):
   shapes = SHAPES * 3
-  host_of = lambda position: position * hosts // len(shapes)
-  done, summaries, advantages = _step(shapes, host_of=host_of)
-  settings, found, plans = _config(), [], []
-  for host in range(hosts):
-    own = [t for t, s in zip(done, summaries) if s.host == host]
-    (parts,) = batching.updates(
-      own, summaries, advantages, settings, batching.Place(host, hosts, shards)
-    )
-    plans.append([[batch.tokens.shape for batch in part] for part in parts])
-    found += _rows(itertools.chain(*parts))
+  step = _step(shapes, host_of=lambda position: position * hosts // len(shapes))
+  settings = _config()
+  settings.learner.pack = pack
+  found, _ = _on_all_hosts(step, settings, hosts, shards)
+  plans = [[[b.tokens.shape for b in part] for part in parts] for (parts,) in found]
+  rows = [row for (parts,) in found for row in _rows(itertools.chain(*parts))]
   assert all(plan == plans[0] for plan in plans)
   shapes_seen = {shape for part in plans[0] for shape in part}
   warm = batching.empty(settings.learner, batching.Place(0, hosts, shards))
   assert shapes_seen <= {batch.tokens.shape for batch in warm}
-  assert all(rows * hosts % shards == 0 for rows, _ in shapes_seen)
-  assert len(found) == len(done)
-  wanted = sorted(t.contexts[0].ids.tolist() for t in done)
-  assert sorted(row[0].tolist() for row in found) == wanted
+  assert all(rows // pack * hosts % shards == 0 for rows, _ in shapes_seen)
+  # Contexts that share a row fit into it together.
+  for batch in itertools.chain(*(part for (parts,) in found for part in parts)):
+    assert (batch.lengths.reshape(-1, pack).sum(axis=1) <= batch.tokens.shape[1]).all()
+  wanted = sorted(t.contexts[0].ids.tolist() for t in step[0])
+  assert sorted(row[0].tolist() for row in rows) == wanted
 
 
-def test_a_host_without_rows_packs_fillers():
-  done, summaries, advantages = _step(
-    SHAPES, lost=range(4, 8), host_of=lambda position: position // 4
+def test_hosts_with_longer_rollouts_hand_rows_over():
+  """Eight long rows on one host, eight short ones on the other: four and four on each."""
+  step = _step([(2, 30 - position % 2) if position < 8 else (2, 3) for position in range(16)])
+  even, uneven = (
+    (step[0], [dataclasses.replace(s, host=host_of(s.position)) for s in step[1]], step[2])
+    for host_of in (lambda position: position % 2, lambda position: position // 8)
   )
-  parts = [
-    batching.updates(
-      done[4 * host : 4 * host + 4],
-      summaries,
-      advantages,
-      _config(),
-      batching.Place(host, hosts=2, shards=2),
-    )[0]
-    for host in (0, 1)
-  ]
-  assert _rows(itertools.chain(*parts[0])) and not _rows(itertools.chain(*parts[1]))
+  settings = _config(entropy_coef=0.1)
+  for (done, summaries, advantages), moves in ((even, 0), (uneven, 8)):
+    found, sent = _on_all_hosts((done, summaries, advantages), settings, hosts=2, shards=2)
+    ((first, _),), ((second, _),) = found
+    # Rows of 32 and of 8 tokens; a micro-batch has 64 tokens.
+    assert [b.tokens.shape for b in first] == [(1, 32)] * 4 + [(4, 8)]
+    assert [int((b.lengths > 8).sum()) for b in first + second] == [1, 1, 1, 1, 0] * 2
+    assert sum(len(own or {}) for own in sent) == moves
+    masked = {row[0].tobytes(): row[1:] for row in _rows(first + second)}
+    assert len(masked) == 16
+    for t, values in zip(done, advantages):
+      mask, row_values, logprobs = masked[t.contexts[0].ids.tobytes()]
+      np.testing.assert_array_equal(mask, t.contexts[0].sampled_mask)
+      np.testing.assert_array_equal(row_values[mask], values)
+      np.testing.assert_array_equal(logprobs, t.contexts[0].logprobs)
+
+
+def test_a_host_without_rows_packs_those_of_others_and_fillers():
+  step = _step(SHAPES, lost=range(4, 8), host_of=lambda position: position // 4)
+  found, sent = _on_all_hosts(step, _config(), hosts=2, shards=2)
+  parts = [parts for (parts,) in found]
+  counts = [len(_rows(itertools.chain(*part))) for part in parts]
+  assert sum(counts) == 4 and counts[1] == len(sent[0]) and not sent[1]
   for mine, other in zip(parts[0], parts[1], strict=True):
     assert [b.tokens.shape for b in mine] == [b.tokens.shape for b in other]
-  assert not any(batch.weights.any() or batch.loss_mask.any() for batch in parts[1][0])
+  filled = [batch for part in parts[1] for batch in part if not batch.lengths.any()]
+  assert filled and not any(batch.weights.any() or batch.loss_mask.any() for batch in filled)
 
 
 def test_nothing_to_learn_is_no_microbatch():
@@ -176,9 +215,7 @@ def test_several_updates_share_the_questions_and_cut_none(hosts):
   summaries = [dataclasses.replace(s, position=s.position // 2) for s in summaries]
   settings = _config(updates_per_batch=2, entropy_coef=0.1)
   seen = []
-  for host in range(hosts):
-    own = [t for t, s in zip(done, summaries) if s.host == host]
-    cut = batching.updates(own, summaries, advantages, settings, batching.Place(host, hosts, 1))
+  for cut in _on_all_hosts((done, summaries, advantages), settings, hosts, shards=hosts)[0]:
     assert len(cut) == 2
     seen.append([{row[0].tobytes() for row in _rows(update.trained)} for update in cut])
   for number in (0, 1):
@@ -230,8 +267,9 @@ def test_what_is_not_selected_is_in_no_batch():
 
 def test_rows_share_a_bucket_in_their_own_order():
   learner = config.Learner(buckets=(8, 16, 32), tokens_per_microbatch=32)
-  cuts = batching.plan([[3, 30, 8, 9, 7, 2, 16]], learner, shards=1)
-  assert [(cut.bucket, cut.rows, cut.members[0]) for cut in cuts] == [
+  lengths = dict(enumerate([3, 30, 8, 9, 7, 2, 16]))
+  cuts = microbatches.plan([lengths], learner, shards=1)
+  assert [(cut.bucket, cut.rows, tuple(i for ((_, i),) in cut.members[0])) for cut in cuts] == [
     (32, 1, (1,)),
     (16, 2, (3, 6)),
     (8, 4, (0, 2, 4, 5)),
@@ -240,4 +278,4 @@ def test_rows_share_a_bucket_in_their_own_order():
 
 def test_a_row_that_fits_nowhere_is_told():
   with pytest.raises(UserError, match='a row of 33 tokens'):
-    batching.plan([[3], [33]], _config().learner, shards=1)
+    microbatches.plan([{0: 3}, {0: 33}], _config().learner, shards=1)

@@ -4,9 +4,10 @@ import json
 import os
 import pathlib
 import shutil
-import socket
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -45,27 +46,71 @@ def _assert_close(left, right):
     np.testing.assert_allclose(a, b, **TOLERANCE)
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one(tiny_folder):
-  options = {'schedule__steps': 3, 'schedule__eval_every': 2, 'optimizer__eps': 1e-4}
-  _alone(tiny_folder, 'one', **options)
-  code, output = _together(tiny.command('train', tiny_folder, 'two', **options))
+OPTIONS = {
+  'schedule__steps': 3,
+  'schedule__eval_every': 2,
+  'schedule__checkpoint_every': 3,
+  'optimizer__eps': 1e-4,
+}
+
+
+@pytest.fixture(scope='module')
+def two(tiny_folder):
+  """A run of two processes, from its beginning to its end; its folder."""
+  code, output = _together(tiny.command('train', tiny_folder, 'two', **OPTIONS))
   assert code == 0, output
-  assert tiny.rollouts(tiny_folder / 'one') == tiny.rollouts(tiny_folder / 'two')
-  one, two = (tiny.leaves(tiny.configure(tiny_folder, run)) for run in ('one', 'two'))
+  return tiny_folder / 'two'
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tiny_folder, two):
+  _alone(tiny_folder, 'one', **OPTIONS)
+  assert tiny.rollouts(tiny_folder / 'one') == tiny.rollouts(two)
+  one, both = (tiny.leaves(tiny.configure(tiny_folder, run)) for run in ('one', 'two'))
   start = tiny.start_leaves(tiny.configure(tiny_folder, 'one'))
   assert max(np.abs(a - b).max() for a, b in zip(one, start)) > 1e-3, 'nothing was learnt'
-  _assert_close(two, one)
+  _assert_close(both, one)
   for line, expected in zip(*(tiny.repeated(tiny_folder / run) for run in ('two', 'one'))):
     assert line.keys() == expected.keys()
     for name, value in expected.items():
       np.testing.assert_allclose(line[name], value, err_msg=name, rtol=1e-2, atol=1e-4)
   # The policy that was exported can be used by one process.
-  assert (tiny_folder / 'two' / 'policy' / 'params').is_dir()
+  assert (two / 'policy' / 'params').is_dir()
   # The same command again finds a run that is done.
-  before = (tiny_folder / 'two' / 'metrics.jsonl').read_bytes()
-  code, output = _together(tiny.command('train', tiny_folder, 'two', **options))
-  assert code == 0 and (tiny_folder / 'two' / 'metrics.jsonl').read_bytes() == before, output
+  before = (two / 'metrics.jsonl').read_bytes()
+  code, output = _together(tiny.command('train', tiny_folder, 'two', **OPTIONS))
+  assert code == 0 and (two / 'metrics.jsonl').read_bytes() == before, output
+
+
+@pytest.mark.slow
+def test_hosts_that_are_told_to_stop_save_and_go_on(tiny_folder, two, tmp_path):
+  """A signal to one stops both; resumed, they end as if nothing had happened."""
+  (tmp_path / 'jax-0.13.1.dist-info').mkdir()
+  (tmp_path / 'jax-0.13.1.dist-info' / 'METADATA').write_text('Name: jax\nVersion: 0.13.1\n')
+  run_dir, logs = tiny_folder / 'stopped', [tiny_folder / f'stopped{host}.log' for host in range(2)]
+  command = tiny.command('train', tiny_folder, 'stopped', **OPTIONS)
+  processes = tiny.start_together(command, logs, PYTHONPATH=f'{tmp_path}:{tiny.ROOT}')
+  while not metrics.read(run_dir):
+    assert processes[0].poll() is None, logs[0].read_text()
+    time.sleep(0.005)
+  processes[1].send_signal(signal.SIGTERM)
+  assert [process.wait(60) for process in processes] == [75, 75], logs[1].read_text()
+  step = len(metrics.read(run_dir))
+  assert step < 3 and (run_dir / 'checkpoints' / str(step)).is_dir()
+  for log in logs:
+    (*_, told) = log.read_text().strip().splitlines()
+    assert f'jaxsearch train: told to stop (SIGTERM); step {step} is saved in {run_dir}' in told
+  # These versions had not been tried together: one line, by host 0.
+  warnings = [log.read_text().count('jax 0.13.1 with flax') for log in logs]
+  assert warnings == [1, 0]
+  processes = tiny.start_together(command, logs)
+  assert [process.wait() for process in processes] == [0, 0], logs[0].read_text()
+  for a, b in zip(
+    *(tiny.leaves(tiny.configure(tiny_folder, run)) for run in ('stopped', 'two')), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  assert tiny.repeated(run_dir) == tiny.repeated(two)
+  assert tiny.rollouts(run_dir) == tiny.rollouts(two)
 
 
 @pytest.mark.slow
@@ -76,9 +121,7 @@ def test_a_host_that_loses_everything_changes_only_its_rows(tiny_folder):
   _alone(tiny_folder, 'half', **options, algo__questions_per_step=2)
   dead = tiny.make_faulty(tiny_folder, 'dead', error=1.0)
   fragile = {'retrieval__retries': 0, 'rollout__attempts': 1, 'schedule__infra_limit': 1.0}
-  with socket.socket() as free:
-    free.bind(('', 0))
-    port = free.getsockname()[1]
+  port = tiny.free_port()
   processes = [
     tiny.start(
       tiny.command('train', tiny_folder, 'lame', **{**options, **fragile, **index}),

@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -68,7 +69,7 @@ def configure(folder, run):
   """The configuration of everything under `folder`, writing to `folder / run`."""
   c = config.Config(run_dir=f'{folder}/{run}')
   c.policy.path = f'{folder}/start/warmstart/policy'
-  c.policy.scan = c.policy.remat = False
+  c.policy.scan, c.policy.remat = False, 'none'
   c.model = config.Model(
     layers=2,
     embed=32,
@@ -121,6 +122,29 @@ def start(arguments, log, **environment):
       stderr=subprocess.STDOUT,
       start_new_session=True,
     )
+
+
+def start_together(arguments, logs, **environment):
+  """Starts one verb as several processes of one run, a log for each."""
+  coordinator = f'localhost:{free_port()}'
+  return [
+    start(
+      arguments,
+      log,
+      JAXSEARCH_COORDINATOR=coordinator,
+      JAXSEARCH_NUM_PROCESSES=str(len(logs)),
+      JAXSEARCH_PROCESS_ID=str(number),
+      **environment,
+    )
+    for number, log in enumerate(logs)
+  ]
+
+
+def free_port():
+  """A port that nobody listens to."""
+  with socket.socket() as free:
+    free.bind(('', 0))
+    return free.getsockname()[1]
 
 
 def finish(arguments, log, **environment):

@@ -15,18 +15,42 @@ from collections.abc import Callable, Mapping, Sequence
 from absl import flags
 
 from jaxsearch import config as config_lib
-from jaxsearch import plugins, validation
-from jaxsearch.cli import _flags, _paths, _results, _usage
+from jaxsearch import plugins, supervision, validation
+from jaxsearch.cli import (
+  _bench,
+  _checkpoints,
+  _flags,
+  _paths,
+  _plan,
+  _processes,
+  _results,
+  _supervisor,
+  _usage,
+  _versions,
+)
+from jaxsearch.interruption import TRY_AGAIN, Interrupted
 from jaxsearch.types import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs one verb; returns the exit code: 0, or 2 if the user has something to mend.
+  """Runs one verb, under a parent that watches it if it is one of several processes.
 
   Args:
     argv: arguments after the program's name; None: those of the process.
+
+  Returns:
+    0; 2 if the user has something to mend; `interruption.TRY_AGAIN` if it was told to stop or
+    another process was lost, and the same command goes on.
   """
   arguments = list(sys.argv[1:] if argv is None else argv)
+  if not (arguments and arguments[0] in _TOGETHER and _processes.coordinator()):
+    return _run(arguments)
+  if supervision.DESCRIPTOR in os.environ:
+    return _processes.beside_others(lambda: _run(arguments))
+  return _supervisor.supervise(arguments)
+
+
+def _run(arguments: list[str]) -> int:
   verb, rest = (arguments[0], arguments[1:]) if arguments else ('--help', [])
   try:
     if verb in ('--help', '-h', 'help'):
@@ -40,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _VERBS[verb](rest)
   except _flags.Help as help:
     print(f'jaxsearch {verb}: {_VERBS[verb].__doc__}\n{help}')
-  except UserError as error:
+  except (UserError, Interrupted) as error:
     print(f'jaxsearch {verb if verb in _VERBS else ""}'.rstrip() + f': {error}', file=sys.stderr)
-    return 2
+    return TRY_AGAIN if isinstance(error, Interrupted) else 2
   return 0
 
 
@@ -95,8 +119,8 @@ def _warmstart(argv: list[str]) -> None:
   _flags.parse('warmstart', values, rest)
   config = values['config'].value
   verb = 'warmstart' if task.value == tasks[0] else f'warmstart --task={task.value}'
-  validation.validate(config, verb, hosts=_flags.hosts())
-  _join_processes()
+  validation.validate(config, verb, hosts=_processes.count())
+  _processes.join()
   from jaxsearch import warmstart
 
   warmstart.warmstart(config, task.value)
@@ -114,7 +138,7 @@ def _train(argv: list[str]) -> None:
     raise UserError(
       f'the phases of {path} write to {", ".join(folders)}; give each its own run_dir.'
     )
-  _join_processes()
+  _processes.join()
   from jaxsearch import trainer
 
   for config in phases:
@@ -134,7 +158,7 @@ def _eval(argv: list[str]) -> None:
     raise UserError('both --out and run_dir are empty; say where to write with --out=FOLDER.')
   folder = out.value or os.path.join(config.run_dir, 'eval')
   _paths.require_writable('--out', folder)
-  _join_processes()
+  _processes.join()
   from jaxsearch import evaluation
 
   evaluation.evaluate(config, **_flags.where(config), out=folder, samples=samples.value)
@@ -148,7 +172,7 @@ def _difficulty(argv: list[str]) -> None:
   samples = flags.DEFINE_integer('samples', 20, 'Rollouts of each.', 1, flag_values=values)
   config = _flags.policy_config('difficulty', values, rest)
   _paths.require_file_place('--out', out.value)
-  _join_processes()
+  _processes.join()
   from jaxsearch import evaluation
 
   evaluation.difficulty(config, **_flags.where(config), out=out.value, samples=samples.value)
@@ -162,7 +186,7 @@ def _collect(argv: list[str]) -> None:
   samples = flags.DEFINE_integer('samples', 1, 'Rollouts of each.', 1, flag_values=values)
   config = _flags.policy_config('collect', values, rest, 'questions.train', 'retrieval.index')
   _paths.require_file_place('--out', out.value)
-  _join_processes()
+  _processes.join()
   from jaxsearch import collection
 
   collection.collect(
@@ -186,6 +210,7 @@ def _ask(argv: list[str]) -> None:
   config.policy.path = policy.value or config.policy.path
   config.eval_retrieval.index = index.value or config.eval_retrieval.index
   validation.validate(config, 'ask')
+  _versions.warn_if_untested()
   from jaxsearch import evaluation
 
   evaluation.ask(
@@ -204,10 +229,15 @@ _VERBS: Mapping[str, Callable[[list[str]], None]] = {
   'difficulty': _difficulty,
   'collect': _collect,
   'train': _train,
+  'plan': _plan.plan,
   'report': _results.report,
   'ask': _ask,
-  'bench': _results.bench,
+  'import': _checkpoints.import_policy,
+  'export': _checkpoints.export_policy,
+  'bench': _bench.bench,
 }
+# Verbs that several processes run together.
+_TOGETHER = ('warmstart', 'train', 'eval', 'difficulty', 'collect')
 
 
 def _overview() -> str:
@@ -215,16 +245,3 @@ def _overview() -> str:
   return 'usage: jaxsearch VERB [flags]; verbs:\n' + '\n'.join(
     [*lines, '`jaxsearch VERB --help` prints the flags of one.']
   )
-
-
-def _join_processes() -> None:
-  """Joins the other processes of the run if launch/ started several."""
-  coordinator = os.environ.get('JAXSEARCH_COORDINATOR', '')
-  if not coordinator:
-    return
-  import jax
-
-  if coordinator == 'auto':  # A pod: the machines know each other.
-    jax.distributed.initialize()
-  else:
-    jax.distributed.initialize(coordinator, _flags.hosts(), int(os.environ['JAXSEARCH_PROCESS_ID']))

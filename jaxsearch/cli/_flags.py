@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from ml_collections import config_flags
 
 from jaxsearch import config as config_lib
 from jaxsearch import fields, validation
+from jaxsearch.cli import _processes
 from jaxsearch.types import UserError
 
 
@@ -24,7 +24,7 @@ def config_only(verb: str, argv: list[str], made: Sequence[str] = ()) -> config_
   rest = define_config(values, argv)
   parse(verb, values, rest)
   config = values['config'].value
-  validation.validate(config, verb, hosts=hosts(), made=made)
+  validation.validate(config, verb, hosts=_processes.count(), made=made)
   return config
 
 
@@ -49,7 +49,7 @@ def policy_config(
     section, _, leaf = field.partition('.')
     if values[flag].value:
       setattr(getattr(config, section), leaf, values[flag].value)
-  validation.validate(config, 'eval' if verb == 'difficulty' else verb, hosts=hosts())
+  validation.validate(config, 'eval' if verb == 'difficulty' else verb, hosts=_processes.count())
   return config
 
 
@@ -123,8 +123,3 @@ def _describe(values: flags.FlagValues) -> str:
     lines.append('fields that --config.NAME=VALUE overrides:')
     lines += [f'  {name} = {value!r}' for name, value in fields.flatten(config_lib.Config())]
   return '\n'.join(lines)
-
-
-def hosts() -> int:
-  """Processes that launch/ started together."""
-  return int(os.environ.get('JAXSEARCH_NUM_PROCESSES', '1'))

@@ -23,8 +23,9 @@ READY = 'ready'
 
 def main(descriptor: int) -> None:
   """Serves the connection with file descriptor `descriptor`."""
-  # Ctrl-C reaches the whole process group; the parent decides what it means.
+  # Ctrl-C and the notices of cluster managers reach all processes; the parent says what they mean.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
   connection = Connection(descriptor)
   received: queue.SimpleQueue = queue.SimpleQueue()
   threading.Thread(target=_listen, args=(connection, received), daemon=True).start()
