@@ -1,6 +1,8 @@
+# shellcheck shell=bash
 # Sourced by the scripts that train something beside a finished quick start: on its world, its indexes
 # and its warm start. RUN names the quick start and SIZE its size; sets run, size and seed. What is
 # finished is not done again.
+# shellcheck disable=SC2034  # What it sets is read by the scripts.
 
 run=${RUN:-runs/quickstart}
 size=${SIZE:-default}

@@ -12,7 +12,8 @@ export JAXSEARCH_USAGE=$out/usage.jsonl
 
 config=(--config="configs/own_simulator.py:$size,$run,$out" --config.seed="$seed")
 if [ ! -f "$out/records.jsonl" ]; then
-  noisy=(--config.retrieval.backend=noisy --config.retrieval.noise_{start,end}=0.5)
+  noisy=(--config.retrieval.backend=noisy)
+  noisy+=(--config.retrieval.noise_start=0.5 --config.retrieval.noise_end=0.5)
   verb collect "${config[@]}" "${noisy[@]}" --out="$out/records.jsonl" --samples=2
 fi
 if [ ! -d "$out/simulator/policy" ]; then

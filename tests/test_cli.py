@@ -122,12 +122,3 @@ def test_what_stands_beside_a_run_needs_a_finished_one(tmp_path, name):
   done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
   assert done.returncode == 2 and 'launch/quickstart.sh first' in done.stderr
   assert not list(tmp_path.iterdir())
-
-
-def test_pod_dry_run_prints_every_command_and_runs_none():
-  script = str(ROOT / 'launch' / 'tpu_pod.sh')
-  arguments = ['--dry_run', 'pod', 'zone-a', 'train', '--config=c.py', '--config.run_dir=/a b']
-  done = subprocess.run([script, *arguments], capture_output=True, text=True, check=False)
-  assert done.returncode == 0, done.stderr
-  assert done.stdout.count('--worker=all') == 4 and done.stdout.count('\n') == 5
-  assert 'JAXSEARCH_COORDINATOR=auto' in done.stdout and '--config.run_dir=/a' in done.stdout
