@@ -34,6 +34,7 @@ def problems(c: config_lib.Config, verb: str, made: Sequence[str]) -> list[str]:
     'eval': ['policy.path', 'questions.dev', test],
     'ask': ['policy.path', test],
     'bench rollout': [],
+    'plan': [],
   }[verb]
   if verb == 'train' and c.algo.kl_coef > 0 and c.policy.reference:
     needs.append('policy.reference')

@@ -48,13 +48,13 @@ def open_mesh(config: config_lib.Config) -> Mesh:
   return make_mesh(config.mesh)
 
 
-def require_kernels(config: config_lib.Config) -> None:
-  """Refuses kernels of other hardware than JAX's default devices.
+def require_kernels(config: config_lib.Config, platform: str = '') -> None:
+  """Refuses kernels of other hardware than `platform`; empty: JAX's default devices.
 
   Raises:
     UserError: names the field.
   """
-  platform = jax.default_backend()
+  platform = platform or jax.default_backend()
   for field, value, other in (
     ('policy.attention', config.policy.attention, 'xla'),
     ('rollout.cache', config.rollout.cache, 'paged'),

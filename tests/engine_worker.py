@@ -3,6 +3,7 @@
 XLA_FLAGS=--xla_force_host_platform_device_count=4 python engine_worker.py FOLDER
 """
 
+import functools
 import pathlib
 import re
 import sys
@@ -10,9 +11,11 @@ import sys
 import jax
 import numpy as np
 import policies
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxsearch import config, sharding
 from jaxsearch.retrieval.pool import Pool
+from jaxsearch.rollout import sampling
 
 TOLERANCE = 2e-5
 # Devices 0 and 1 share one copy of the weights and the first half of the slots; 2 and 3 the rest.
@@ -72,7 +75,27 @@ def check_kernels(policy, folder, tasks):
   check_same(*done)
 
 
+def check_sampling():
+  """A split vocabulary is drawn from like a whole one, -inf in half of it and on whole devices."""
+  rng = np.random.default_rng(0)
+  mesh = Mesh(np.array(jax.devices()), ('tensor',), axis_types=(AxisType.Auto,))
+  parts = (PartitionSpec(None, 'tensor'), PartitionSpec(), PartitionSpec())
+  over = functools.partial(sampling.sample_over, axis='tensor')
+  outputs = (PartitionSpec(),) * 2
+  split = jax.shard_map(over, mesh=mesh, in_specs=parts, out_specs=outputs, check_vma=False)
+  logits = rng.normal(0, 3, (512, 4 * 300)).astype(np.float32)
+  logits[rng.random(logits.shape) < 0.5] = -np.inf
+  logits[:100, :600] = logits[100:200, 300:] = -np.inf
+  temperatures = rng.choice([0.0, 0.7, 1.0], 512).astype(np.float32)
+  uniforms = rng.random(512).astype(np.float32)
+  (a, p), (b, q) = (jax.jit(f)(logits, uniforms, temperatures) for f in (split, sampling.sample))
+  assert np.mean(np.asarray(a) == np.asarray(b)) > 0.99  # Sums are rounded in another order.
+  np.testing.assert_allclose(p[a == b], q[a == b], atol=TOLERANCE)
+  assert set(np.asarray(a) // 300) == {0, 1, 2, 3}
+
+
 def main():
+  check_sampling()
   folder = pathlib.Path(sys.argv[1])
   policy = policies.random_policy(folder / 'tokenizer')
   tasks = policies.make_tasks(['amber?', 'where is birch', 'so'], samples=4)

@@ -1,6 +1,7 @@
 """The policy at work: weights from the learner, rollouts, rewards; and the way of the weights."""
 
 import dataclasses
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,17 @@ def test_each_question_is_scored_by_its_own_answers(actor, pool):
   assert [t.rewards['format'] for t in done] == [1] * 6 + [0] * 3 + [1] * 3
 
 
+def test_two_copies_of_the_sampling_weights_never_exist(tmp_path, monkeypatch):
+  """Those of before are gone when new ones are brought over."""
+  tokenizer, size, params = policies.random_policy(tmp_path)
+  actor = policies.make_actor((tokenizer, size, params), tmp_path)
+  old = weakref.ref(actor._engine._params['layers'][0]['mlp']['up']['kernel'])
+  bring, gone = actor._sync, []
+  monkeypatch.setattr(actor, '_sync', lambda params: gone.append(old() is None) or bring(params))
+  actor.load(params)
+  assert gone == [True]
+
+
 def test_new_weights_are_used_from_the_next_rollout_on(tmp_path, pool):
   """The prompt's keys and values under the old weights are used no more."""
   tokenizer, size, params = policies.random_policy(tmp_path)
@@ -67,13 +79,13 @@ def test_the_sampler_computes_what_the_learner_computes_in_bfloat16(tmp_path, po
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda p: p + rng.normal(0, 0.1, p.shape).astype(np.float32), params)
   actor = policies.make_actor((tokenizer, size, params), tmp_path, dtype='bfloat16')
-  hidden = jax.jit(decoder.hidden, static_argnames=('size', 'dtype', 'remat', 'scan'))
+  hidden = jax.jit(decoder.hidden, static_argnames=('size', 'dtype', 'scan'))
   gaps = []
   for t in actor.rollout(policies.make_tasks(['so', 'kelp'], 4), pool=pool, top_k=1, temperature=1):
     (context,) = t.contexts
     ids = np.zeros((1, 96), np.int32)
     ids[0, : context.length] = context.ids
-    x_BTD = hidden(params, size, ids, dtype=jnp.bfloat16, remat=False, scan=False)
+    x_BTD = hidden(params, size, ids, dtype=jnp.bfloat16, scan=False)
     w_VD = decoder.unembedding(params, size).astype(jnp.bfloat16)
     logits = jnp.einsum('td,vd->tv', x_BTD[0], w_VD, preferred_element_type=jnp.float32)
     expected = jax.nn.log_softmax(logits)[np.arange(context.length - 1), context.ids[1:]]

@@ -103,8 +103,8 @@ def _logits(params, size, context):
   """[T,V] of the uncached decoder; the context is padded, so that one program serves all."""
   tokens = np.zeros((1, 64), np.int32)
   tokens[0, : len(context)] = context
-  hidden = jax.jit(decoder.hidden, static_argnames=('size', 'dtype', 'remat', 'scan'))
-  x_BTD = hidden(params, size, tokens, dtype=jnp.float32, remat=False, scan=False)
+  hidden = jax.jit(decoder.hidden, static_argnames=('size', 'dtype', 'scan'))
+  x_BTD = hidden(params, size, tokens, dtype=jnp.float32, scan=False)
   return np.asarray(x_BTD[0, : len(context)]) @ np.asarray(decoder.unembedding(params, size)).T
 
 
@@ -298,7 +298,7 @@ def test_a_tokenizer_larger_than_the_policy_is_refused(policy, engine, tmp_path)
   small = dataclasses.replace(size, vocab=tokenizer.vocab_size - 1)
   options = policies.config.Rollout(**policies.ROLLOUT)
   with pytest.raises(UserError, match=f'{tokenizer.vocab_size} ids, the policy only'):
-    Engine(small, table, options, mesh=engine._mesh)
+    Engine(small, table, options, mesh=engine._split.mesh)
 
 
 # --- Memory ---------------------------------------------------------------------------------------

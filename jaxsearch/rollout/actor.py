@@ -47,10 +47,15 @@ class Actor:
     self.tokenizer = tokenizer
     self.protocol = plugins.load('protocols', config.protocol.name).open(config.protocol, tokenizer)
     _check_span(config.algo.untrained_span, self.protocol.span_names)
+    if 0 < size.positions < config.rollout.context_tokens:
+      raise UserError(
+        f'rollout.context_tokens is {config.rollout.context_tokens}; allowed: at most '
+        f'{size.positions}, the longest context that the policy was trained for.'
+      )
     stops = stops_lib.compile(self.protocol.stops, tokenizer)
     self._sync = WeightSync(size, training_mesh, mesh, dtype)
     self._reward = plugins.load('rewards', config.reward.name).reward
-    spare = _FORCED if inspect.isgeneratorfunction(self._reward) else 0
+    spare = forced_tokens(config)
     self._engine = Engine(size, stops, config.rollout, mesh=mesh, dtype=dtype, spare=spare)
     self._scorer = Scorer(self._engine, tokenizer)
     dialogue = Dialogue(self.protocol, tokenizer, stops, config.rollout, seed=config.seed)
@@ -58,6 +63,7 @@ class Actor:
 
   def load(self, params: decoder.Params) -> None:
     """Takes the learner's weights for everything rolled out from now on; a collective."""
+    self._engine.unload()  # Two copies of the weights would decide what fits.
     self._engine.load(self._sync(params))
 
   def warmup(self) -> None:
@@ -119,6 +125,12 @@ class Actor:
       for (i, _), logprobs in zip(asked, scored, strict=True):
         answers[i].append(logprobs)
     return [rows[i] for i in range(len(groups))]
+
+
+def forced_tokens(config: config_lib.Config) -> int:
+  """Tokens that the configured reward may force behind a full context; 0 if it asks nothing."""
+  reward = plugins.load('rewards', config.reward.name).reward
+  return _FORCED if inspect.isgeneratorfunction(reward) else 0
 
 
 def _check_span(name: str, known: Sequence[str]) -> None:

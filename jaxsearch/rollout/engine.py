@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,11 +28,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsearch import config as config_lib
-from jaxsearch import plugins
 from jaxsearch.models import decoder, packed
-from jaxsearch.rollout.lanes import Lane, Packer
-from jaxsearch.rollout.memory import Memory
-from jaxsearch.rollout.programs import Decoded, Programs, no_rows
+from jaxsearch.rollout.jitted import Jitted
+from jaxsearch.rollout.lanes import Lane
+from jaxsearch.rollout.programs import Decoded, no_rows
 from jaxsearch.text import stops as stops_lib
 
 
@@ -70,46 +69,27 @@ class Engine:
     Raises:
       UserError: if the tokenizer that `stops` was compiled with has more ids than the policy.
     """
+    self._jitted = Jitted(size, stops, rollout, mesh=mesh, dtype=dtype, spare=spare)
+    self.memory, self._packer = self._jitted.memory, self._jitted.packer
     self.replicas = mesh.shape['replica']
     self.slots = rollout.slots * self.replicas
     self.chunk = rollout.extend_tokens
-    self.room = rollout.context_tokens + spare
+    self.room, self.forces = self._jitted.room, self._jitted.forces
     self.lanes = rollout.extend_rows
     self.steps = rollout.decode_steps
     self._local_slots = rollout.slots
-    self._mesh = mesh
     self._split = NamedSharding(mesh, PartitionSpec('replica'))
-    # Room for a whole chunk behind the last token, so that no window is ever clamped.
-    time = self.room + rollout.extend_tokens
-    caches = plugins.load('rollout.caches', rollout.cache)
-    self.memory = Memory(rollout, self.replicas, time, paged=caches.PAGED)
-    # Rows that lose their pages are replayed token by token, to the bit.
-    self.forces = forces = self.room + 1 if rollout.pages and rollout.deterministic else 0
-    self._packer = Packer(
-      self.memory, slots=rollout.slots, replicas=self.replicas, chunk=self.chunk, forces=forces
-    )
-    fixed = rollout.deterministic
-    self._extend_lanes = _lane_counts(rollout.extend_rows, fixed=fixed)
-    self._decode_lanes = _lane_counts(rollout.slots, fixed=fixed or not caches.PAGED)
-    programs = Programs(size, caches, stops.first_accept, rollout.decode_steps, dtype)
-    self._table = stops_lib.widen(stops, size.vocab).table
-    self._table = jax.device_put(self._table, NamedSharding(mesh, PartitionSpec()))
-    kept = jnp.dtype(rollout.cache_dtype or dtype)
-    init = functools.partial(caches.init, size, rollout, self.replicas, time, kept)
-    self._cache = self._allocate(init, size, caches.HEADS)
-    self._rows = jax.device_put(no_rows(self.slots, forces), self._split)
+    self._table = jax.device_put(self._jitted.table, NamedSharding(mesh, PartitionSpec()))
+    self._cache = self._jitted.empty_cache()()
+    self._rows = jax.device_put(no_rows(self.slots, self.forces), self._split)
     self._params = None
     pack = functools.partial(jax.jit(packed.pack, static_argnames='size'), size=size)
-    self._laid_out = pack if caches.PACKED else lambda params: params
-    self._decode = self._program(programs.decode, outputs=3)
-    self._extend = self._program(programs.extend, outputs=2)
-    self._score = self._program(programs.score, outputs=3)
-    self._fork = self._program(programs.fork, outputs=2)
+    self._laid_out = pack if self._jitted.packed else lambda params: params
 
   @property
   def fewest_lanes(self) -> int:
     """Lanes of the smallest program of extend; with fewer ones some of it is wasted."""
-    return self._extend_lanes[0]
+    return self._jitted.extend_lanes[0]
 
   @property
   def roomy_slots(self) -> list[int]:
@@ -119,6 +99,10 @@ class Engine:
   def load(self, params: decoder.Params) -> None:
     """Takes sampling weights (see `rollout.sync`) for everything dispatched from now on."""
     self._params = self._laid_out(params)
+
+  def unload(self) -> None:
+    """Gives up the weights, so that there is room for others; nothing runs before `load`."""
+    self._params = None
 
   def decode(self, *, steps: int | None = None, stops: int | None = None) -> Chunk:
     """Dispatches up to `steps` steps, at most K, over all active rows.
@@ -130,9 +114,9 @@ class Engine:
     slots = self.memory.active
     self._copy(self.memory.decode(slots))
     used = collections.Counter(self.replica(slot) for slot in slots)
-    count = _smallest(self._decode_lanes, used)
+    count = _smallest(self._jitted.decode_lanes, used)
     once = self._told(slots, count, steps, self.slots if stops is None else stops)
-    self._cache, self._rows, out = self._decode(self._params, self._cache, self._rows, once)
+    self._cache, self._rows, out = self._jitted.decode(self._params, self._cache, self._rows, once)
     for array in out:
       array.copy_to_host_async()
     everyone = count == self._local_slots
@@ -155,8 +139,8 @@ class Engine:
     There must be pages (`memory.fits`).
     """
     used = collections.Counter(self.replica(lane.slot) for lane in lanes)
-    written = self._written(lanes, _smallest(self._extend_lanes, used))
-    self._cache, self._rows = self._extend(self._params, self._cache, self._rows, written)
+    written = self._written(lanes, _smallest(self._jitted.extend_lanes, used))
+    self._cache, self._rows = self._jitted.extend(self._params, self._cache, self._rows, written)
 
   def score(self, lanes: Sequence[Lane]) -> np.ndarray:
     """Like `extend`, and returns the log-probability of what followed each written token.
@@ -166,7 +150,9 @@ class Engine:
       `pending` at the last one (teacher forcing, at the lane's temperature).
     """
     written = self._written(lanes, self.lanes)
-    self._cache, self._rows, logprobs = self._score(self._params, self._cache, self._rows, written)
+    self._cache, self._rows, logprobs = self._jitted.score(
+      self._params, self._cache, self._rows, written
+    )
     return np.asarray(logprobs)[self._packer.rows([lane.slot for lane in lanes], self.lanes)]
 
   def fork(self, lanes: Sequence[Lane]) -> None:
@@ -193,42 +179,28 @@ class Engine:
 
   def warmup(self, *, scores: bool = False) -> None:
     """Compiles every program, `score` on demand, with lanes that do nothing; `load` comes first."""
-    for count in self._extend_lanes:
+    for count in self._jitted.extend_lanes:
       idle = self._put(self._packer.pack([], count))
-      self._cache, self._rows = self._extend(self._params, self._cache, self._rows, idle)
+      self._cache, self._rows = self._jitted.extend(self._params, self._cache, self._rows, idle)
     self.fork([])
     if scores:
       self.score([])
-    for count in self._decode_lanes:
+    for count in self._jitted.decode_lanes:
       once = self._told([], count, 1, 1)
-      self._cache, self._rows, out = self._decode(self._params, self._cache, self._rows, once)
+      self._cache, self._rows, out = self._jitted.decode(
+        self._params, self._cache, self._rows, once
+      )
     jax.block_until_ready(out)
 
   def lowered(self) -> dict[str, jax.stages.Lowered]:
     """Every program with the most lanes, to be compiled and looked at; it runs nothing."""
-    state = self._params, self._cache, self._rows
-    lanes = self._put(self._packer.pack([], self.lanes))
-    once = self._told([], self._decode_lanes[-1], 1, 1)
-    return {
-      'decode': self._decode.lower(*state, once),
-      'extend': self._extend.lower(*state, lanes),
-      'score': self._score.lower(*state, lanes),
-      'fork': self._fork.lower(*state, lanes),
-    }
+    traced = self._jitted.traced(self._params)
+    return {name: program.lower() for name, program in traced.items()}
 
   def _told(self, slots: Sequence[int], count: int, steps: int, stops: int) -> dict[str, Any]:
-    """What decode is told beside weights, cache and rows; `count` lanes a replica."""
-    if count == self._local_slots:
-      slots, rows = range(self.slots), list(range(self.slots))
-    else:
-      rows = self._packer.rows(slots, count)
-    local = np.full(count * self.replicas, self._local_slots, np.int32)
-    local[rows] = np.asarray(slots, np.int32) % self._local_slots
-    where = self.memory.nowhere(len(local))
-    where[rows] = self.memory.places(slots)
-    split = self._put({'slots': local, 'where': where})
-    limits = {'steps': np.int32(steps), 'stops': np.int32(stops)}
-    return {'table': self._table, **limits, **split}
+    told = self._jitted.told(slots, count, steps, stops)
+    split = self._put({name: told.pop(name) for name in ('slots', 'where')})
+    return {'table': self._table, **told, **split}
 
   def _written(self, lanes: Sequence[Lane], count: int) -> dict[str, jax.Array]:
     """The packed lanes, whose slots have pages of their own for what is written."""
@@ -248,37 +220,10 @@ class Engine:
 
   def _set(self, lanes: dict[str, np.ndarray]) -> None:
     lanes = self._put(lanes)
-    self._cache, self._rows = self._fork(self._params, self._cache, self._rows, lanes)
+    self._cache, self._rows = self._jitted.fork(self._params, self._cache, self._rows, lanes)
 
   def _put(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return jax.device_put(arrays, self._split)
-
-  def _program(self, function: Callable[..., Any], *, outputs: int) -> Callable[..., Any]:
-    """Jits `function(params, cache, rows, …)`: manual over `replica`, automatic over `tensor`."""
-    split, whole = PartitionSpec('replica'), PartitionSpec()
-    decodes = function.__name__ == 'decode'
-    told = {'table': whole, 'steps': whole, 'stops': whole, 'slots': split, 'where': split}
-    mapped = jax.shard_map(
-      function,
-      mesh=self._mesh,
-      in_specs=(whole, split, split, told if decodes else split),
-      out_specs=(split,) * outputs,
-      axis_names={'replica'},
-      check_vma=False,
-    )
-    return jax.jit(mapped, donate_argnums=(1, 2))
-
-  def _allocate(self, init: Callable[[], Any], size: decoder.Size, axis: int) -> Any:
-    """The cache, its first axis split over replicas and its heads, `axis`, over `tensor`."""
-    tensor = self._mesh.shape['tensor']
-    heads = 'tensor' if size.kv_heads % tensor == 0 else None
-    spec = PartitionSpec('replica', *[None] * (axis - 1), heads)
-    return jax.jit(init, out_shardings=NamedSharding(self._mesh, spec))()
-
-
-def _lane_counts(most: int, *, fixed: bool) -> tuple[int, ...]:
-  """Lanes that a program is compiled for, the fewest first."""
-  return (most,) if fixed else tuple(sorted({-(-most // n) for n in (1, 2, 4)}))
 
 
 def _smallest(counts: Sequence[int], used: collections.Counter[int]) -> int:

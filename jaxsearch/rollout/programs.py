@@ -6,6 +6,7 @@ numbers are local to a replica.
 
 from __future__ import annotations
 
+import functools
 import types
 from typing import Any, NamedTuple
 
@@ -149,13 +150,10 @@ class Programs:
       dtype=self._dtype,
       project=self._weights.project,
     )
-    # Whole on every device of a replica: cumulative sums over a split vocabulary would permute
-    # pieces, and XLA's CPU runtime makes all replicas meet for that, whose loops differ in length.
     logits_SV = self._logits(params, x_S1D[:, 0])
-    logits_SV = jax.lax.with_sharding_constraint(logits_SV, PartitionSpec())
     # Keyed by the place that the new token will have in its context.
     uniform_S = sampling.uniform(rows.key, rows.length + 1)
-    token_S, logprob_S = sampling.sample(logits_SV, uniform_S, rows.temperature)
+    token_S, logprob_S = _sample(logits_SV, uniform_S, rows.temperature)
     if rows.forced.shape[1]:
       forced_S = jnp.take_along_axis(rows.forced, rows.length[:, None] + 1, axis=1)[:, 0]
       token_S = jnp.where(forced_S >= 0, forced_S, token_S)
@@ -189,6 +187,27 @@ class Programs:
 
   def _logits(self, params: Any, x_ND: jax.Array) -> jax.Array:
     return self._weights.logits(params, self._size, x_ND, dtype=self._dtype)
+
+
+def _sample(
+  logits_SV: jax.Array, uniform_S: jax.Array, temperature_S: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """One token a row and its log-probability; a split vocabulary stays where it is."""
+  tensor = jax.sharding.get_abstract_mesh().shape.get('tensor', 1)
+  if tensor == 1 or logits_SV.shape[1] % tensor:
+    # Whole on every device of a replica: cumulative sums over a split vocabulary would permute
+    # pieces, and XLA's CPU runtime makes all replicas meet for that, whose loops differ in length.
+    logits_SV = jax.lax.with_sharding_constraint(logits_SV, PartitionSpec())
+    return sampling.sample(logits_SV, uniform_S, temperature_S)
+  whole = PartitionSpec()
+  split = jax.shard_map(
+    functools.partial(sampling.sample_over, axis='tensor'),
+    in_specs=(PartitionSpec(None, 'tensor'), whole, whole),
+    out_specs=(whole, whole),
+    axis_names={'tensor'},
+    check_vma=False,
+  )
+  return split(logits_SV, uniform_S, temperature_S)
 
 
 def _set_rows(rows: Rows, lanes: dict[str, jax.Array]) -> Rows:

@@ -39,7 +39,7 @@ class WeightSync:
   """Turns training parameters into this host's sampling parameters."""
 
   def __init__(self, size: decoder.Size, training_mesh: Mesh, local_mesh: Mesh, dtype: Any):
-    hosts = jax.process_count()
+    hosts = len({d.process_index for d in training_mesh.devices.flat})
     grid = training_mesh.devices.reshape(hosts, *local_mesh.devices.shape)
     everywhere = _mesh(grid, ('host', 'replica', 'tensor'))
     abstract = jax.eval_shape(lambda: decoder.init(jax.random.key(0), size))
@@ -50,13 +50,26 @@ class WeightSync:
     is_spec = lambda x: isinstance(x, PartitionSpec)
     places = jax.tree.map(lambda s: NamedSharding(everywhere, s), self._specs, is_leaf=is_spec)
     self._spread = jax.jit(
-      lambda params: jax.tree.map(lambda p: _cast(p, dtype), decoder.unstack(params, size)),
+      lambda params: decoder.cast(decoder.unstack(params, size), dtype),
       out_shardings=places,
     )
 
   def __call__(self, params: decoder.Params) -> decoder.Params:
     """A collective: every host calls it; the result is local to each."""
     return jax.tree.map(self._wrap, self._spread(params), self._specs)
+
+  def traced(self, params: decoder.Params) -> jax.stages.Traced:
+    """The collective, to be lowered and looked at; `params` may be shapes and shardings."""
+    return self._spread.trace(params)
+
+  def abstract(self, params: decoder.Params, mesh: Mesh) -> decoder.Params:
+    """Shapes and shardings of what a host is left with; `mesh` is like the host's own."""
+
+    def local(leaf: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+      at = NamedSharding(mesh, spec)
+      return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)
+
+    return jax.tree.map(local, self._spread.eval_shape(params), self._specs)
 
   def _wrap(self, array: jax.Array, spec: PartitionSpec) -> jax.Array:
     shards = {shard.device: shard.data for shard in array.addressable_shards}
@@ -69,11 +82,6 @@ class WeightSync:
 
 def _mesh(grid: np.ndarray, names: tuple[str, ...]) -> Mesh:
   return Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
-
-
-def _cast(param: jax.Array, dtype: Any) -> jax.Array:
-  """As the learner casts them: matrices and biases; the scales of norms are used in float32."""
-  return param if param.ndim == 1 else param.astype(dtype)
 
 
 def _spec(path: Any, leaf: Any, mesh: Mesh) -> PartitionSpec:
