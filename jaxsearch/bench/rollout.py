@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -19,6 +18,7 @@ from jaxsearch import config as config_lib
 from jaxsearch import sharding
 from jaxsearch.bench import _memory, _syncing, _table, floors, replay, traces
 from jaxsearch.bench import gap as gap_lib
+from jaxsearch.bench._devices import devices, require_split
 from jaxsearch.bench._watched import Watched, Weighed
 from jaxsearch.models import decoder, sizes
 from jaxsearch.rollout.engine import Engine
@@ -26,7 +26,7 @@ from jaxsearch.rollout.extender import Extender
 from jaxsearch.rollout.lanes import Lane
 from jaxsearch.rollout.sampler import Sampler
 from jaxsearch.rollout.sync import WeightSync, sampling_mesh
-from jaxsearch.types import Kind, Trajectory, UserError
+from jaxsearch.types import Kind, Trajectory
 
 # name -> (feeds the whole context after a search, waits for everybody's search).
 MODES = {
@@ -64,7 +64,14 @@ class Settings:
 
 
 class Bench:
-  """An engine with random weights, and traces that it replays."""
+  """An engine with random weights, and traces that it replays.
+
+  Attributes:
+    engine: compiled.
+    mesh: of a learner on the same devices.
+    work: that the policy makes.
+    weights: makes the same random parameters again, as a learner has them.
+  """
 
   def __init__(
     self,
@@ -81,16 +88,20 @@ class Bench:
     kept = jnp.dtype(rollout.cache_dtype or dtype)
     self.work, self._vocab = floors.Work(size, dtype.itemsize, kept.itemsize), size.vocab
     self._size, self._dtype = size, dtype
-    mesh = sharding.make_mesh(config_lib.Mesh(data=1, tensor=tensor), devices(tensor))
-    local = sampling_mesh(mesh, tensor)
+    self.mesh = sharding.make_mesh(config_lib.Mesh(data=1, tensor=tensor), devices(tensor))
+    local = sampling_mesh(self.mesh, tensor)
     stops = replay.unstopped(size.vocab)
     self.engine = Engine(size, stops, self._rollout, mesh=local, dtype=dtype)
-    self._weights = functools.partial(
-      jax.jit(decoder.init, static_argnums=1), jax.random.key(0), size
-    )
-    self._sync = WeightSync(size, mesh, local, dtype)
-    self.engine.load(self._sync(self._weights()))
+    init = jax.jit(decoder.init, static_argnums=1)
+    self.weights = functools.partial(init, jax.random.key(0), size)
+    self._sync = WeightSync(size, self.mesh, local, dtype)
+    self.bring(self.weights())
     self.engine.warmup()
+
+  def bring(self, params: decoder.Params) -> None:
+    """Gives the engine these weights, and waits until it has them."""
+    self.engine.load(self._sync(params))
+    jax.block_until_ready(jax.live_arrays())
 
   def watch(self, scripts: Sequence[traces.Script], machine: floors.Machine) -> dict[str, float]:
     """Where the time of mode resume goes, in a run of its own: every program is waited for."""
@@ -143,7 +154,7 @@ class Bench:
 
   def sync(self) -> dict[str, Any]:
     """What it costs to bring the weights over again, as after an update; see `_syncing`."""
-    return _syncing.measure(self.engine, self._sync, self._weights())
+    return _syncing.measure(self.engine, self._sync, self.weights())
 
   def temporaries(self) -> dict[str, int]:
     """Bytes that each program allocates on a device while it runs, beside weights and cache."""
@@ -156,7 +167,7 @@ class Bench:
   def gap(self, scripts: Sequence[traces.Script]) -> dict[str, float]:
     """How far the log-probabilities of mode resume are from the learner's; see `bench.gap`."""
     done, _ = self._replay(self.engine, 'resume', scripts)
-    return gap_lib.measure(self._weights(), self._size, self._dtype, done)
+    return gap_lib.measure(self.weights(), self._size, self._dtype, done)
 
   def weigh(self, mode: str, scripts: Sequence[traces.Script]) -> int:
     """Most bytes that arrays take on the devices while `scripts` are replayed.
@@ -226,7 +237,7 @@ def rollout(
   """
   # What may be refused comes first: the machine's rates take seconds to measure.
   scripts = traces.open_trace(settings.trace, settings.trajectories, settings.latency_s)
-  _require_split(settings.model, settings.tensor)
+  require_split(settings.model, settings.tensor)
   devices(settings.tensor)
   sharding.require_kernels(config_lib.Config(rollout=settings.rollout))
   machine = floors.measure(jnp.dtype(settings.dtype))
@@ -261,35 +272,6 @@ def rollout(
   if json_path:
     with open(json_path, 'w', encoding='utf-8') as file:
       json.dump(found, file, indent=2)
-
-
-def devices(count: int) -> list[jax.Device]:
-  """The first devices; a CPU is made into as many as are wanted, if JAX has not started yet.
-
-  This goes before the number of pretended devices that XLA_FLAGS may name.
-
-  Raises:
-    UserError: there are not so many.
-  """
-  with contextlib.suppress(RuntimeError):
-    jax.config.update('jax_num_cpu_devices', max(count, jax.config.jax_num_cpu_devices))
-  found = jax.local_devices()
-  if len(found) < count:
-    raise UserError(f'--tensor is {count}, but there are {len(found)} devices. Take fewer.')
-  return found[:count]
-
-
-def _require_split(model: str, tensor: int) -> None:
-  """Heads that cannot be split are whole on every device, but something must be split.
-
-  Raises:
-    UserError: there is no such model, or its matrices cannot be split.
-  """
-  hidden = sizes.find(model).hidden
-  if hidden % tensor:
-    raise UserError(
-      f'--tensor is {tensor}; allowed: a divisor of {hidden}, the hidden size of {model}.'
-    )
 
 
 def _medians(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
