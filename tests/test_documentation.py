@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsearch import cli, config, plugins, types
+from jaxsearch import cli, config, fields, plugins, types
 from jaxsearch.algo.summary import Summary
 from jaxsearch.protocols import research
 from jaxsearch.retrieval.backends import bm25
@@ -47,7 +47,8 @@ def test_files_that_are_named_exist():
   named += re.findall(r'(?:^|bash |`)(launch/\w+\.sh)', ALL, re.MULTILINE)
   missing = {p for p in named if not (ROOT / p).exists() and p not in EXAMPLES}
   assert len(named) > 40 and not missing
-  scripts = {p for p in named if p.endswith('.sh') and p != 'launch/verb.sh'}
+  sourced = ('launch/verb.sh', 'launch/common.sh')
+  scripts = {p for p in named if p.endswith('.sh') and p not in sourced}
   assert all(os.access(ROOT / p, os.X_OK) for p in scripts)
 
 
@@ -56,6 +57,7 @@ def test_commands_have_the_flags_that_are_shown(command, capsys):
   _, verb, *flags = shlex.split(command)
   assert cli.main([verb, '--help']) == 0
   known = re.findall(r'--(\w+)', capsys.readouterr().out)
+  known += [f'config.{name}' for name, _ in fields.flatten(config.Config())]
   assert flags and all(flag.split('=')[0].removeprefix('--') in known for flag in flags)
 
 

@@ -13,17 +13,17 @@ from jaxsearch import config, fields
 ROOT = pathlib.Path(jaxsearch.__file__).parent
 FILES = sorted(ROOT.rglob('*.py'))
 LAYERS = (
-  'types config plugins fields files validation',
+  'types config plugins fields files relations validation interruption supervision',
   'questions sources world text protocols retrieval rewards algo kernels models',
-  'sharding checkpoint metrics progress trajectories',
-  'rollout batching intake learner',
-  'trainer training_run warmstart collection evaluation report',
+  'sharding huggingface checkpoint metrics progress trajectories',
+  'rollout batching microbatches intake weights forward learner',
+  'trainer training_run warmstart collection evaluation report plan',
   'bench',
   'cli __main__',
 )
 LAYER = {unit: i for i, units in enumerate(LAYERS) for unit in units.split()}
 WITHOUT_JAX = (
-  'types config plugins fields files validation '
+  'types config plugins fields files relations validation interruption supervision '
   'questions sources world text protocols retrieval rewards'
 )
 # What a backend imports from above when it opens, and nowhere else: its worker process is a program
@@ -117,7 +117,7 @@ def test_every_option_is_read():
   """By its own name, somewhere outside the files that list and check the options."""
   read = set()
   for path in FILES:
-    if path.name not in ('config.py', 'fields.py', 'files.py', 'validation.py'):
+    if path.name not in ('config.py', 'fields.py', 'files.py', 'relations.py', 'validation.py'):
       tree = ast.parse(path.read_text())
       read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
   unread = [n for n, _ in fields.flatten(config.Config()) if n.split('.')[-1] not in read]
