@@ -4,7 +4,7 @@
   jaxsearch train --config=configs/research_qwen2p5_32b.py:h200    # 8 H200 of one machine
 
 Of a chip, as `jaxsearch plan --model=qwen2p5_32b` says; GPUs by estimates, nothing has run there:
-  v5p:4x4x4  83.5 of 95.7 GiB; an update of 32 rows of 8,704 tokens takes 2.58 s or more
+  v5p:4x4x4  83.6 of 95.7 GiB; an update of 32 rows of 8,704 tokens takes 2.58 s or more
   8 H200     110.9 of 124.8 GiB; of 8 rows, 2.50 s or more
 
 What the paper reports of this recipe, 64 H800, exact match / judged by a model: HotpotQA
