@@ -215,7 +215,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
 
   assert "no recipe 'igp'" in refused('recipes', '--only=igp')
   assert "Did you mean 'igpo'?" in refused('recipes', '--only=igp')
-  assert "bench 'engines': say what to compare; allowed: recipes, rollout." in refused('engines')
+  said = refused('engines')
+  assert "bench 'engines': say what to compare; allowed: recipes, rollout, step." in said
   assert "bench '--seeds=0': say what to compare" in refused('--seeds=0')
   assert "--seeds is 'x'" in refused('recipes', '--seeds=x')
 

@@ -87,8 +87,9 @@ def test_hosts_that_are_told_to_stop_save_and_go_on(tiny_folder, two, tmp_path):
   """A signal to one stops both; resumed, they end as if nothing had happened."""
   (tmp_path / 'jax-0.13.1.dist-info').mkdir()
   (tmp_path / 'jax-0.13.1.dist-info' / 'METADATA').write_text('Name: jax\nVersion: 0.13.1\n')
-  run_dir, logs = tiny_folder / 'stopped', [tiny_folder / f'stopped{host}.log' for host in range(2)]
-  command = tiny.command('train', tiny_folder, 'stopped', **OPTIONS)
+  run_dir = tiny_folder / 'both_stopped'
+  logs = [tiny_folder / f'both_stopped{host}.log' for host in range(2)]
+  command = tiny.command('train', tiny_folder, 'both_stopped', **OPTIONS)
   processes = tiny.start_together(command, logs, PYTHONPATH=f'{tmp_path}:{tiny.ROOT}')
   while not metrics.read(run_dir):
     assert processes[0].poll() is None, logs[0].read_text()
@@ -106,7 +107,7 @@ def test_hosts_that_are_told_to_stop_save_and_go_on(tiny_folder, two, tmp_path):
   processes = tiny.start_together(command, logs)
   assert [process.wait() for process in processes] == [0, 0], logs[0].read_text()
   for a, b in zip(
-    *(tiny.leaves(tiny.configure(tiny_folder, run)) for run in ('stopped', 'two')), strict=True
+    *(tiny.leaves(tiny.configure(tiny_folder, run)) for run in ('both_stopped', 'two')), strict=True
   ):
     np.testing.assert_array_equal(a, b)
   assert tiny.repeated(run_dir) == tiny.repeated(two)

@@ -115,10 +115,10 @@ def test_a_run_with_adapters_learns_and_hands_them_over(tiny_folder):
   # Stopped after two steps and gone on with, the third is the same.
   for steps in (2, 3):
     overrides['schedule__steps'] = steps
-    arguments = tiny.command('train', tiny_folder, 'again', **overrides)
-    code, output = tiny.finish(arguments, tiny_folder / 'again.log')
+    arguments = tiny.command('train', tiny_folder, 'lora_again', **overrides)
+    code, output = tiny.finish(arguments, tiny_folder / 'lora_again.log')
     assert code == 0, output
-  assert tiny.repeated(tiny_folder / 'again')[-1] == tiny.repeated(tiny_folder / 'lora')[-1]
+  assert tiny.repeated(tiny_folder / 'lora_again')[-1] == tiny.repeated(tiny_folder / 'lora')[-1]
 
 
 def test_peft_reads_our_adapters_as_we_do(tmp_path):
