@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import reference
 import safetensors.numpy
+import tiny
 
 from jaxsearch import checkpoint, config, plugins, sharding
 from jaxsearch.cli import main
@@ -169,6 +170,19 @@ def _read_on_eight_devices(folder):
   whole = sum(leaf.nbytes for leaf in jax.tree.leaves(expected))
   equal = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), params, expected)
   print(json.dumps({'read': moved / whole, 'equal': all(jax.tree.leaves(equal))}))
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_a_folder_of_hugging_face_as_from_one_of_ours(tiny_folder):
+  """Rollouts, updates, evaluations: every figure is the same, to the bit."""
+  ours, theirs = tiny_folder / 'start' / 'warmstart' / 'policy', tiny_folder / 'theirs'
+  assert main(['export', f'--checkpoint={ours}', f'--hf={theirs}']) == 0
+  for run, path in (('from_ours', ours), ('from_theirs', theirs)):
+    options = {'policy__path': path, 'schedule__steps': 2, 'schedule__eval_every': 1}
+    command = tiny.command('train', tiny_folder, run, **options)
+    code, output = tiny.finish(command, tiny_folder / f'{run}.log')
+    assert code == 0, output
+  assert tiny.repeated(tiny_folder / 'from_theirs') == tiny.repeated(tiny_folder / 'from_ours')
 
 
 def test_nothing_is_written_over(tmp_path, capsys):
