@@ -59,6 +59,7 @@ class Forward:
     layout, attend, positions_BT = None, self._attend, None
     if self._pack > 1:
       layout = packing.layout(batch.lengths, self._pack, T)
+      # Only differences of positions count, but small ones have phases as exact as the sampler's.
       tokens_BT, positions_BT = layout.pack(tokens_BT), layout.positions_NT
       attend = lambda q, k, v: self._attend(q, k, v, layout.segments_NT)
     x_BTD = model.hidden(
