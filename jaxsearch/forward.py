@@ -14,7 +14,6 @@ from jaxsearch.algo import logprobs, packing
 from jaxsearch.algo.objective import Batch
 from jaxsearch.models import remat
 from jaxsearch.models.decoder import Project
-from jaxsearch.types import UserError
 
 Params = Any
 
@@ -26,19 +25,13 @@ class Forward:
     """`project` is what multiplies by matrices.
 
     Raises:
-      UserError: for a name that does not exist, or attention that cannot keep contexts apart.
+      UserError: for a name that does not exist.
     """
     self._policy, self._size, self._project = config.policy, size, project
     self._model = plugins.load('models', type(size).__module__.rpartition('.')[2])
     self._remat = plugins.function(remat, config.policy.remat)
-    attention = plugins.load('models.attentions', config.policy.attention)
+    self._attend = plugins.load('models.attentions', config.policy.attention).make(mesh)
     self._pack = config.learner.pack
-    if self._pack > 1 and not attention.SEGMENTS:
-      raise UserError(
-        f'learner.pack is {self._pack}, but policy.attention={config.policy.attention!r} cannot '
-        'keep the contexts of a row apart. Set learner.pack=1, or take another attention.'
-      )
-    self._attend = attention.make(mesh)
     self._temperature = config.rollout.temperature
     # Per group of devices that shares rows, so that the products keep their shape on any mesh.
     self._chunk = config.learner.logprob_chunk * mesh.shape['data'] * mesh.shape['fsdp']

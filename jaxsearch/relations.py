@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.resources
+
 from jaxsearch import config as config_lib
+from jaxsearch import plugins
 
 
 def relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
@@ -70,6 +73,11 @@ def _algo(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
       "0, or algo.old_logprobs='learner'",
     ),
     (
+      'learner.pack',
+      c.learner.pack == 1 or _keeps_apart(c.policy.attention),
+      f'1, with policy.attention={c.policy.attention!r}, which cannot keep contexts apart',
+    ),
+    (
       'optimizer.name',
       not c.policy.lora_rank or c.optimizer.name != 'muon',
       'adamw, with policy.lora_rank: adapters are no matrices for it',
@@ -80,6 +88,14 @@ def _algo(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
       'policy, with algo.whiten',
     ),
   ]
+
+
+def _keeps_apart(attention: str) -> bool:
+  """Whether a file of models/attentions takes segments, read without importing it: it has JAX."""
+  if attention not in plugins.names('models.attentions'):
+    return True  # Which is told elsewhere.
+  folder = importlib.resources.files('jaxsearch').joinpath('models', 'attentions')
+  return 'SEGMENTS = True' in folder.joinpath(f'{attention}.py').read_text()
 
 
 def _pages(r: config_lib.Rollout) -> list[tuple[str, bool, str]]:

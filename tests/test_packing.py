@@ -8,10 +8,9 @@ import learner_worker as toy
 import numpy as np
 import pytest
 
-from jaxsearch import config, microbatches, sharding
+from jaxsearch import config, microbatches, sharding, validation
 from jaxsearch.algo import packing
 from jaxsearch.learner import Learner
-from jaxsearch.types import UserError
 
 MESH = sharding.make_mesh(config.Mesh(), jax.devices()[:1])
 PACK, BINS, T = 3, 2, 24
@@ -107,6 +106,8 @@ def test_an_update_is_the_same(algo):
 
 def test_an_attention_without_segments_is_refused():
   settings = toy.make_config()
-  settings.learner.pack, settings.policy.attention = 2, 'cudnn'
-  with pytest.raises(UserError, match="learner.pack is 2.*policy.attention='cudnn'"):
-    Learner(settings, toy.SIZE, MESH)
+  settings.learner.pack = 2
+  for attention, refused in (('cudnn', True), ('splash', False), ('xla', False)):
+    settings.policy.attention = attention
+    found = '\n'.join(validation.problems(settings, 'bench rollout'))
+    assert ("learner.pack is 2; allowed: 1, with policy.attention='cudnn'" in found) == refused
