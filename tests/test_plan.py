@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import json
 import os
 import pathlib
@@ -12,12 +13,23 @@ import types
 import jax
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
 from jaxsearch import cli, config
-from jaxsearch.models import sizes
+from jaxsearch.models import remat, sizes
 from jaxsearch.models.decoder import Size
-from jaxsearch.plan import _groups, chips, figures, programs, traffic, verdict
+from jaxsearch.plan import (
+  _groups,
+  chips,
+  estimates,
+  figures,
+  operations,
+  programs,
+  traffic,
+  verdict,
+)
 from jaxsearch.plan.hlo import Program
+from jaxsearch.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIZE = Size(512, 3, 64, heads=4, kv_heads=2, head_size=128, hidden=96, tied_embeddings=False)
@@ -74,6 +86,26 @@ def test_operations_of_the_learner_are_those_counted_by_hand(attention, remat):
   expected = 3 * matrices + attended + backward + again + 4 * head
   assert found['update'].operations == pytest.approx(expected, rel=0.005)
   assert found['update'].useful == pytest.approx(3 * (matrices + attended + head), rel=0.005)
+
+
+def test_a_kernel_without_a_formula_is_told():
+  def twice(x):
+    body = lambda x_ref, y_ref: y_ref.__setitem__(..., 2 * x_ref[...])
+    out = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return pl.pallas_call(body, out_shape=out, interpret=True, name='doubled')(x)
+
+  traced = jax.jit(twice).trace(np.ones(8, np.float32))
+  with pytest.raises(UserError, match="kernel 'doubled' cannot be counted; known: splash_mha_fwd"):
+    operations.count(traced.jaxpr.jaxpr, 0)
+
+
+def test_every_kind_of_recomputation_has_an_estimate():
+  """Between keeping a layer's input and all that it makes."""
+  names = [name for name, _ in inspect.getmembers(remat, inspect.isfunction)]
+  kept = {name: estimates._kept(SIZE, 1, 2, name) for name in names}
+  assert (
+    len(kept) == 4 and min(kept.values()) == kept['full'] and max(kept.values()) == kept['none']
+  )
 
 
 @pytest.mark.parametrize('cache', ['dense', 'ragged'])

@@ -15,6 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax.extend import core
 
+from jaxsearch.types import UserError
+
 # What `shard_map` calls its axes, in JAX 0.10 and before.
 _MANUAL = ('newly_manual_axes', 'manual_axes')
 
@@ -29,7 +31,7 @@ def count(jaxpr: core.Jaxpr, seen: int) -> float:
     seen: cache entries that a token looks at where a kernel reads a cache: it is not in the shapes.
 
   Raises:
-    NotImplementedError: the program has a kernel without a formula.
+    UserError: the program has a kernel without a formula.
   """
   return sum(_equation(equation, seen) for equation in jaxpr.eqns)
 
@@ -74,7 +76,10 @@ def _kernel(equation: core.JaxprEqn, seen: int) -> float:
   for part, formula in _KERNELS.items():
     if part in name:
       return formula(equation, seen)
-  raise NotImplementedError(f'no formula for the operations of the kernel {name!r}')
+  raise UserError(
+    f'the operations of the kernel {name!r} cannot be counted; known: {", ".join(_KERNELS)}. Give '
+    'it a formula in jaxsearch/plan/operations.py.'
+  )
 
 
 def _name(equation: core.JaxprEqn) -> str:

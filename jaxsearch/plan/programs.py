@@ -107,7 +107,6 @@ def build(
   merged, batch = learner.weights.abstract_merged(state.params), _batch(config, mesh)
   trained = dict(learner.traced([batch]))
   weights, sampling, jitted, local = _sampler(config, size, mesh, host, merged)
-  rows = config.algo.questions_per_step * config.algo.group_size
   states = {
     'parameters': held(state.params),
     'frozen': held(learner.weights.base),
@@ -116,19 +115,15 @@ def build(
     'reference': 0.0 if config.learner.reference_on_host else held(reference),
     'sampling weights': held(sampling),
     'cache': held(jitted.abstract_cache()),
-    'batches': held(batch) * max(1.0, rows / batch.tokens.shape[0]),
+    'batches': held(batch) * _microbatches(config, batch),
   }
   forward = _operations(learner.trace_logprobs(state.params, batch), 0)
   # A backward pass is twice a forward one; to what is frozen there is no gradient.
   useful = (2 if learner.weights.base else 3) * forward
   programs = [
-    _learner_program(name, trained[name], mesh, batch, useful)
-    for name in _LEARNER
-    if name in trained
+    *(_learner_program(n, trained[n], mesh, batch, useful) for n in _LEARNER if n in trained),
+    _sync_program(weights.traced(merged), mesh),
   ]
-  takes = ('parameters', 'sampling weights')
-  traced = weights.traced(merged)
-  programs.append(Planned('weight sync', traced, mesh, takes, 'all weights', 0.0, 0.0))
   scores = bool(actor.forced_tokens(config))
   programs += _engine_programs(jitted.traced(sampling), local, config.rollout, scores=scores)
   return Run(
@@ -178,6 +173,18 @@ def _batch(config: config_lib.Config, mesh: Mesh) -> batching.Batch:
   return jax.tree.map(
     lambda a: jax.ShapeDtypeStruct((a.shape[0] * hosts, *a.shape[1:]), a.dtype, sharding=at), one
   )
+
+
+def _microbatches(config: config_lib.Config, batch: batching.Batch) -> float:
+  """How many of this size a batch of rollouts fills."""
+  rows = config.algo.questions_per_step * config.algo.group_size
+  return max(1.0, rows / batch.tokens.shape[0])
+
+
+def _sync_program(traced: jax.stages.Traced, mesh: Mesh) -> Planned:
+  """The sampler has given up its old weights by then."""
+  takes = ('parameters', 'sampling weights')
+  return Planned('weight sync', traced, mesh, takes, 'all weights', 0.0, 0.0)
 
 
 def _operations(traced: jax.stages.Traced, seen: int) -> float:
