@@ -9,7 +9,7 @@ has none, and it takes the signal from every verb, also from those that save not
 from __future__ import annotations
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 
 # Exit code of what may be started again by the same command, and then goes on: EX_TEMPFAIL.
 TRY_AGAIN = 75
@@ -35,12 +35,7 @@ class Notice:
     self._before = signal.signal(signal.SIGTERM, self._note)
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     signal.signal(signal.SIGTERM, self._before)
 
   def _note(self, number: int, frame: FrameType | None) -> None:

@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -80,12 +79,7 @@ class Run:
   def __enter__(self) -> Run:
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     self._opened.close()
 
   def steps(self) -> Iterator[int]:

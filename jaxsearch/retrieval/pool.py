@@ -12,7 +12,6 @@ from __future__ import annotations
 import collections
 import queue
 import time
-from types import TracebackType
 
 from jaxsearch import config
 from jaxsearch.retrieval._link import Link, Ready, end
@@ -56,12 +55,7 @@ class Pool:
   def __enter__(self) -> Pool:
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    trace: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *error: object) -> None:
     self.close()
 
   def close(self) -> None:
