@@ -33,7 +33,7 @@ def problems(c: config_lib.Config, verb: str, made: Sequence[str]) -> list[str]:
     'train': ['policy.path', 'questions.train', 'questions.dev', train, test],
     'eval': ['policy.path', 'questions.dev', test],
     'ask': ['policy.path', test],
-    'bench rollout': [],
+    'bench': [],
     'plan': [],
   }[verb]
   if verb == 'train' and c.algo.kl_coef > 0 and c.policy.reference:

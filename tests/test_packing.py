@@ -109,5 +109,5 @@ def test_an_attention_without_segments_is_refused():
   settings.learner.pack = 2
   for attention, refused in (('cudnn', True), ('splash', False), ('xla', False)):
     settings.policy.attention = attention
-    found = '\n'.join(validation.problems(settings, 'bench rollout'))
+    found = '\n'.join(validation.problems(settings, 'bench'))
     assert ("learner.pack is 2; allowed: 1, with policy.attention='cudnn'" in found) == refused

@@ -155,7 +155,7 @@ def _knobs(values: flags.FlagValues) -> config_lib.Config:
     for name in names:
       if name in values:
         setattr(getattr(config, section), name, values[name].value)
-  found = '\n'.join(validation.problems(config, 'bench rollout'))
+  found = '\n'.join(validation.problems(config, 'bench'))
   for field in ('policy.', 'mesh.sample_', 'rollout.', 'learner.'):
     found = found.replace(field, '--')
   if found:
