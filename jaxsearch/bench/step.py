@@ -10,6 +10,7 @@ import dataclasses
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from jaxsearch.algo.objective import Batch
 from jaxsearch.bench import _memory, _syncing, _table, floors, traces
 from jaxsearch.bench._devices import devices, require_split
 from jaxsearch.bench.rollout import Bench
-from jaxsearch.learner import Learner
+from jaxsearch.learner import Learner, TrainState
 from jaxsearch.models import sizes
 
 _PARTS = ('sync', 'rollout', 'update')
@@ -67,40 +68,21 @@ def step(settings: Settings, config: config_lib.Config, json_path: str = '') -> 
   machine = floors.measure(jnp.dtype(config.policy.dtype))
   size = sizes.find(settings.model)
   bench = Bench(settings.model, config.policy.dtype, config.rollout, scripts, settings.tensor)
-  learner = Learner(config, size, bench.mesh, bench.weights() if config.policy.lora_rank else None)
-  state = learner.init_state({} if config.policy.lora_rank else bench.weights())
+  start = bench.weights()
+  learner = Learner(config, size, bench.mesh, start)
+  state = learner.init_state(start)
+  del start  # Of which the state is a copy.
   batches = [learner.place(batch) for batch in _batches(settings, config, size.vocab)]
   learner.compile(batches[:1])
   taken: list[dict[str, float]] = []
-  compiled: list[str] = []
   for number in range(settings.steps):
-    compiled.clear()
-    with _syncing.listening(compiled):
-      marks = [time.perf_counter()]
-      bench.bring(learner.weights.merged(state.params))
-      marks.append(time.perf_counter())
-      bench.run('resume', scripts)
-      marks.append(time.perf_counter())
-      state, _ = learner.update(state, batches)
-      marks.append(time.perf_counter())
-    taken.append(dict(zip(_PARTS, np.diff(marks).tolist(), strict=True)))
-    taken[-1]['compiles'] = float(len(compiled))
-    print(f'step {number + 1}: ' + ', '.join(f'{k} {v:.3g}' for k, v in taken[-1].items()))
-  later = taken[1:] or taken
-  seconds = {part: statistics.median(one[part] for one in later) for part in _PARTS}
-  # Backward costs twice forward (arXiv 2001.08361, 2.1); what is computed again is no work.
-  tokens = settings.rows * settings.length
-  seen = settings.rows * settings.length * (settings.length + 1) // 2
-  operations = 3 * bench.work.operations(tokens, seen, sampled=tokens)
+    state, one = _one_step(bench, scripts, learner, state, batches)
+    taken.append(one)
+    print(f'step {number + 1}: ' + ', '.join(f'{k} {v:.3g}' for k, v in one.items()))
   found = {
     'settings': dataclasses.asdict(settings),
     'machine': {**_table.machine(), **dataclasses.asdict(machine)},
-    'seconds': seconds,
-    'update_operations': operations,
-    'update_mfu': operations / seconds['update'] / machine.flops,
-    'update_tokens_per_s': tokens / seconds['update'],
-    'trajectories_per_s': len(scripts) / seconds['rollout'],
-    'compiles_after_first': int(sum(one['compiles'] for one in later)),
+    **_figures(settings, bench.work, machine, taken),
     'peak_memory_mb': _memory.peak_mb(),
     'steps': taken,
   }
@@ -108,6 +90,47 @@ def step(settings: Settings, config: config_lib.Config, json_path: str = '') -> 
   if json_path:
     with open(json_path, 'w', encoding='utf-8') as file:
       json.dump(found, file, indent=2)
+
+
+def _one_step(
+  bench: Bench,
+  scripts: Sequence[traces.Script],
+  learner: Learner,
+  state: TrainState,
+  batches: Sequence[Batch],
+) -> tuple[TrainState, dict[str, float]]:
+  """The next state, the seconds of each part, and how many programs were compiled."""
+  compiled: list[str] = []
+  with _syncing.listening(compiled):
+    marks = [time.perf_counter()]
+    bench.bring(learner.weights.merged(state.params))
+    marks.append(time.perf_counter())
+    bench.run('resume', scripts)
+    marks.append(time.perf_counter())
+    state, _ = learner.update(state, batches)
+    marks.append(time.perf_counter())
+  seconds = dict(zip(_PARTS, np.diff(marks).tolist(), strict=True))
+  return state, {**seconds, 'compiles': float(len(compiled))}
+
+
+def _figures(
+  settings: Settings, work: floors.Work, machine: floors.Machine, taken: Sequence[dict[str, float]]
+) -> dict[str, Any]:
+  """Medians over all steps but the first."""
+  later = taken[1:] or taken
+  seconds = {part: statistics.median(one[part] for one in later) for part in _PARTS}
+  # Backward costs twice forward (arXiv 2001.08361, 2.1); what is computed again is no work.
+  tokens = settings.rows * settings.length
+  seen = tokens * (settings.length + 1) // 2
+  operations = 3 * work.operations(tokens, seen, sampled=tokens)
+  return {
+    'seconds': seconds,
+    'update_operations': operations,
+    'update_mfu': operations / seconds['update'] / machine.flops,
+    'update_tokens_per_s': tokens / seconds['update'],
+    'trajectories_per_s': settings.trajectories / seconds['rollout'],
+    'compiles_after_first': int(sum(one['compiles'] for one in later)),
+  }
 
 
 def _batches(settings: Settings, config: config_lib.Config, vocab: int) -> list[Batch]:
