@@ -82,7 +82,7 @@ def step(settings: Settings, config: config_lib.Config, json_path: str = '') -> 
   found = {
     'settings': dataclasses.asdict(settings),
     'machine': {**_table.machine(), **dataclasses.asdict(machine)},
-    **_figures(settings, bench.work, machine, taken),
+    **_figures(settings, bench.work, machine, taken, adapters=bool(config.policy.lora_rank)),
     'peak_memory_mb': _memory.peak_mb(),
     'steps': taken,
   }
@@ -114,15 +114,21 @@ def _one_step(
 
 
 def _figures(
-  settings: Settings, work: floors.Work, machine: floors.Machine, taken: Sequence[dict[str, float]]
+  settings: Settings,
+  work: floors.Work,
+  machine: floors.Machine,
+  taken: Sequence[dict[str, float]],
+  *,
+  adapters: bool,
 ) -> dict[str, Any]:
   """Medians over all steps but the first."""
   later = taken[1:] or taken
   seconds = {part: statistics.median(one[part] for one in later) for part in _PARTS}
-  # Backward costs twice forward (arXiv 2001.08361, 2.1); what is computed again is no work.
+  # Backward costs twice forward (arXiv 2001.08361, 2.1), half of it for gradients to weights, which
+  # adapters spare; what is computed again is no work. `plan` counts alike.
   tokens = settings.rows * settings.length
   seen = tokens * (settings.length + 1) // 2
-  operations = 3 * work.operations(tokens, seen, sampled=tokens)
+  operations = (2 if adapters else 3) * work.operations(tokens, seen, sampled=tokens)
   return {
     'seconds': seconds,
     'update_operations': operations,
