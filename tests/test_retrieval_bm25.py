@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import pytest
 
 from jaxsearch import config
 from jaxsearch.retrieval.backends import bm25
+from jaxsearch.retrieval.indexing import build
 from jaxsearch.types import Outcome, SearchRequest, UserError
 
 CONTENTS = [
@@ -29,12 +32,16 @@ def _ids(result):
   return [[d.id for d in found] for found in result.documents]
 
 
+def _build(folder, out, **options):
+  return build.build(f'{folder}/corpus.jsonl', str(out), bm25=build.Bm25Options(**options))
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   root = tmp_path_factory.mktemp('bm25')
   lines = [json.dumps({'id': f'd{i}', 'contents': c}) for i, c in enumerate(CONTENTS)]
   (root / 'corpus.jsonl').write_text('\n'.join(lines) + '\n')
-  bm25.build(str(root / 'corpus.jsonl'), str(root / 'index'))
+  _build(root, root / 'index')
   return root
 
 
@@ -82,26 +89,70 @@ def test_company_does_not_change_an_answer(backend, folder):
 
 
 def test_building_again_gives_the_same_index(folder, backend, tmp_path):
-  info = bm25.build(str(folder / 'corpus.jsonl'), str(tmp_path / 'index'))
+  info = _build(folder, tmp_path / 'index')
   before = {
     p.relative_to(folder / 'index'): p for p in (folder / 'index').rglob('*') if p.is_file()
   }
   assert info['documents'] == 6 and len(before) > 5
   for name, path in before.items():
     assert (tmp_path / 'index' / name).read_bytes() == path.read_bytes(), name
-  plain = bm25.build(str(folder / 'corpus.jsonl'), str(tmp_path / 'plain'), stemmer='')
+  plain = _build(folder, tmp_path / 'plain', stemmer='')
   assert plain['build'] != info['build']
 
 
 def test_what_cannot_be_built_or_opened_is_a_user_error(folder, tmp_path):
   (tmp_path / 'c.jsonl').write_text('{"id": "x", "contents": "?!"}\n')
   with pytest.raises(UserError, match='no words'):
-    bm25.build(str(tmp_path / 'c.jsonl'), str(tmp_path / 'index'))
+    build.build(str(tmp_path / 'c.jsonl'), str(tmp_path / 'index'))
   assert not (tmp_path / 'index').exists()
   with pytest.raises(UserError, match='danish'):
-    bm25.build(str(folder / 'corpus.jsonl'), str(tmp_path / 'index'), stemmer='klingon')
+    _build(folder, tmp_path / 'index', stemmer='klingon')
   with pytest.raises(UserError, match='jaxsearch index'):
     bm25.open(config.Retrieval(index=str(tmp_path / 'index')))
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+  return pathlib.Path(shutil.copytree(folder / 'index', tmp_path / 'copied'))
+
+
+@pytest.mark.parametrize('package', ['bm25s', 'PyStemmer'])
+def test_an_index_of_another_version_is_refused_with_both(copied, package):
+  info = json.loads((copied / 'index.json').read_text())
+  installed = info['bm25']['versions'][package]
+  info['bm25']['versions'][package] = '0.1.7'
+  (copied / 'index.json').write_text(json.dumps(info))
+  with pytest.raises(UserError, match=f'made with {package} 0.1.7, and {installed} is installed'):
+    bm25.open(config.Retrieval(index=str(copied)))
+
+
+@pytest.mark.parametrize(
+  'name', ['bm25/data.csc.index.npy', 'documents.utf8', 'bm25/params.index.json']
+)
+def test_half_an_index_is_refused(copied, name):
+  data = (copied / name).read_bytes()
+  (copied / name).write_bytes(data[: len(data) // 2])
+  with pytest.raises(UserError, match='damaged'):
+    bm25.open(config.Retrieval(index=str(copied)))
+
+
+def test_files_of_two_indexes_are_refused(copied, tmp_path):
+  """Their stores differ by a document."""
+  (tmp_path / 'c.jsonl').write_text('{"id": "x", "contents": "osk"}\n')
+  build.build(str(tmp_path / 'c.jsonl'), str(tmp_path / 'other'))
+  for path in (tmp_path / 'other').glob('documents.*'):
+    shutil.copy(path, copied)
+  with pytest.raises(UserError, match='1 documents are stored and 6 indexed'):
+    bm25.open(config.Retrieval(index=str(copied)))
+
+
+def test_an_answer_is_as_good_as_its_index(backend, folder, tmp_path):
+  _build(folder, tmp_path / 'plain', stemmer='')
+  identities = [
+    bm25.open(config.Retrieval(index=str(place))).identity
+    for place in (folder / 'index', tmp_path / 'plain')
+  ]
+  assert backend.identity == identities[0] != identities[1]
 
 
 def test_a_fresh_process_searches_without_jax(folder):

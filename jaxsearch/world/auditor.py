@@ -17,6 +17,7 @@ import rich.table
 
 from jaxsearch import config, questions
 from jaxsearch.retrieval.backends import bm25
+from jaxsearch.retrieval.indexing import build
 from jaxsearch.text import tokenizer
 from jaxsearch.types import Document, Question, SearchRequest, UserError
 
@@ -50,7 +51,7 @@ def audit(out: str | Path, *, split: str = 'test', top_k: int = 3) -> dict[str, 
   pages = {name: _pages(out / name / 'corpus.jsonl') for name in ('train', split)}
   guesses = _closed_book(questions.read(out / 'train' / 'questions.jsonl'), asked)
   with tempfile.TemporaryDirectory() as folder:
-    bm25.build(str(out / split / 'corpus.jsonl'), f'{folder}/index')
+    build.build(str(out / split / 'corpus.jsonl'), f'{folder}/index')
     searcher = _Searcher(f'{folder}/index', top_k)
     searched = [_search(searcher, question) for question in asked]
   rows = [

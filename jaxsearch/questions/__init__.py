@@ -1,33 +1,36 @@
-"""Question files in the FlashRAG shape."""
+"""Question files: JSON lines in the FlashRAG shape, or Parquet in the columns of Search-R1."""
 
 from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from jaxsearch.questions import _parquet
 from jaxsearch.types import Question, UserError
 
 
 def read(path: str | pathlib.Path) -> list[Question]:
   """Reads JSON lines {id, question, golden_answers, metadata}; metadata may be missing.
 
+  A name that ends in .parquet is a file in the columns of `_parquet`.
+
   Raises:
     UserError: naming file, line and field of the first mistake, or an empty or missing file.
   """
+  is_parquet = pathlib.Path(path).suffix == '.parquet'
   questions: list[Question] = []
-  line_of: dict[str, int] = {}
-  for number, line in enumerate(_lines(path), 1):
-    if not line.strip():
-      continue
-    question = _parse(line, f'{path}, line {number}')
-    if question.id in line_of:
+  place_of: dict[str, str] = {}
+  for where, fields in _parquet.rows(path) if is_parquet else _rows(path):
+    question = _question(fields, where)
+    place = where.removeprefix(f'{path}, ')
+    if question.id in place_of:
       raise UserError(
-        f"{path}, line {number}, field 'id': {question.id!r} is already that of line "
-        f'{line_of[question.id]}. Give every question its own id.'
+        f"{where}, field 'id': {question.id!r} is already that of {place_of[question.id]}. "
+        'Give every question its own id.'
       )
-    line_of[question.id] = number
+    place_of[question.id] = place
     questions.append(question)
   if not questions:
     raise UserError(f'{path} has no questions. Each line is one JSON object: {_SHAPE}.')
@@ -47,21 +50,27 @@ def write(path: str | pathlib.Path, questions: Iterable[Question]) -> None:
       file.write(json.dumps(line, ensure_ascii=False) + '\n')
 
 
-def _lines(path: str | pathlib.Path) -> list[str]:
+def _rows(path: str | pathlib.Path) -> Iterator[tuple[str, Any]]:
   try:
     # Split at line feeds only: other line breaks of Unicode may stand inside a JSON string.
-    return pathlib.Path(path).read_text(encoding='utf-8').split('\n')
+    lines = pathlib.Path(path).read_text(encoding='utf-8').split('\n')
   except (OSError, UnicodeDecodeError) as error:
     raise UserError(
       f'The question file {str(path)!r} cannot be read: {error}. Give a file of JSON lines.'
     ) from error
+  for number, line in enumerate(lines, 1):
+    where = f'{path}, line {number}'
+    if not line.strip():
+      continue
+    try:
+      yield where, json.loads(line)
+    except json.JSONDecodeError as error:
+      raise UserError(
+        f'{where} is not JSON: {error}. Each line is one object: {_SHAPE}.'
+      ) from error
 
 
-def _parse(line: str, where: str) -> Question:
-  try:
-    fields = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise UserError(f'{where} is not JSON: {error}. Each line is one object: {_SHAPE}.') from error
+def _question(fields: Any, where: str) -> Question:
   if not isinstance(fields, Mapping):
     raise UserError(f'{where} is not a JSON object. Each line is one object: {_SHAPE}.')
   for field, (is_right, wanted) in _FIELDS.items():
