@@ -127,7 +127,7 @@ def over_hosts(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
   merged = {}
   for name in sorted({name for host in figures for name in host}):
     values = [host[name] for host in figures if name in host]
-    is_seconds = name.startswith(('timing_s/', 'search/latency_s/'))
+    is_seconds = '_s/' in name  # timing_s/…, search/latency_s/…
     merge = max if is_seconds else _mean if name.startswith('perf/') else sum
     merged[name] = float(merge(values))
   return merged

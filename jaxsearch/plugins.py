@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.resources
@@ -49,6 +50,20 @@ def function(module: pytypes.ModuleType, name: str) -> Callable[..., Any]:
   if name not in choices:
     raise UserError(_unknown(module.__name__.removeprefix('jaxsearch.'), name, choices))
   return getattr(module, name)
+
+
+def functions(folder: str, name: str) -> list[str]:
+  """Public functions of `jaxsearch.<folder>.<name>`, read without importing it: it may start JAX.
+
+  Raises:
+    UserError: as `load`.
+  """
+  choices = names(folder)
+  if name not in choices:
+    raise UserError(_unknown(folder, name, choices))
+  file = importlib.resources.files('jaxsearch').joinpath(*folder.split('.'), f'{name}.py')
+  found = (n.name for n in ast.parse(file.read_text()).body if isinstance(n, ast.FunctionDef))
+  return sorted(name for name in found if not name.startswith('_'))
 
 
 def weights(text: str) -> dict[str, float]:

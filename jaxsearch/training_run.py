@@ -30,8 +30,12 @@ from jaxsearch.rollout.actor import Actor
 from jaxsearch.types import Task, Trajectory, UserError
 
 # What may differ between the run that wrote a checkpoint and the one that goes on from it.
-_MAY_DIFFER = ('run_dir', 'schedule.', 'mesh.', 'retrieval.workers', 'eval_retrieval.workers')
-_MAY_DIFFER += ('learner.moments_on_host', 'learner.reference_on_host', 'policy.remat')
+_POOLS = ('workers', 'encoders', 'cores', 'worker_gib', 'window_ms', 'hedge', 'cache')
+_MAY_DIFFER = (
+  *('run_dir', 'schedule.', 'mesh.'),
+  *('learner.moments_on_host', 'learner.reference_on_host', 'policy.remat'),
+  *(f'{section}.{name}' for section in ('retrieval', 'eval_retrieval') for name in _POOLS),
+)
 
 
 class Run:

@@ -2,8 +2,7 @@
 
   Question -> Task -> Trajectory -> rewards -> advantages -> Batch -> update -> metrics
 
-Everything here is plain host data: numpy arrays and frozen dataclasses, no JAX. Two
-invariants are stated once and hold everywhere:
+Everything here is plain host data, without JAX. Two invariants are stated once and hold everywhere:
 
 * the concatenated ids of a context's segments are exactly what the model was fed;
 * whether an id was sampled, and with which log-probability, is recorded when it is made and
@@ -84,6 +83,7 @@ class SearchRequest:
     question_id: `Question.id` of the row that asks.
     progress: share of training done, 0 to 1 (curricula read it).
     key: 64 random bits of this request; the only randomness a backend may use.
+    embeddings: float32 [queries, dimensions], by the encoder of the backend, if it has one.
   """
 
   trajectory: str
@@ -94,6 +94,7 @@ class SearchRequest:
   question_id: str
   progress: float
   key: int
+  embeddings: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +145,7 @@ class Segment:
   Attributes:
     kind: who wrote them.
     ids: int32 [n].
-    logprobs: float32 [n] for POLICY, from the very distribution each id was drawn from
-      (temperature included); None otherwise.
+    logprobs: float32 [n] for POLICY, from the very distribution each id was drawn from, or None.
   """
 
   kind: Kind

@@ -1,10 +1,12 @@
 """The pool of workers, with and without faults (a bad retriever loses and delays nothing)."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import pathlib
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from jaxsearch import config
 from jaxsearch.retrieval import journal as journals
 from jaxsearch.retrieval import pool as pools
 from jaxsearch.retrieval.backends import bm25, faulty
+from jaxsearch.retrieval.indexing import build
 from jaxsearch.types import Outcome, SearchRequest, UserError
 
 WORDS = (
@@ -30,7 +33,7 @@ def index(tmp_path_factory):
   with (root / 'corpus.jsonl').open('w') as file:
     for i, (a, b) in enumerate(zip(WORDS, WORDS[1:] + WORDS[:1])):
       file.write(json.dumps({'id': f'd{i}', 'contents': f'{a}\nThe {a} lies near {b}.'}) + '\n')
-  bm25.build(str(root / 'corpus.jsonl'), str(root / 'index'))
+  build.build(str(root / 'corpus.jsonl'), str(root / 'index'))
   return root / 'index'
 
 
@@ -91,7 +94,7 @@ def _direct(index, requests):
 
 def _workers():
   alive = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-  return [p for p in alive if '_worker' in ' '.join(p.cmdline())]
+  return [p for p in alive if 'pooling.worker' in ' '.join(p.cmdline())]
 
 
 def _gone(processes, within_s=5.0):
@@ -208,6 +211,15 @@ def test_what_no_worker_is_free_for_is_overload(faults):
   assert all(r.latency_s < 3.0 for r in answers.values())
 
 
+def test_overload_ends_no_healthy_worker(faults):
+  """Twice as many as can be answered in time: one half is answered, the other refused."""
+  settings = _settings(faults(latency_s=[0.1, 0.1]), batch=1, deadline_s=4.0, window_ms=0.0)
+  answers, metrics = _run(settings, _requests(80))
+  outcomes = collections.Counter(r.outcome for r in answers.values())
+  assert metrics['search/worker_restarts'] == 0
+  assert outcomes[Outcome.OK] >= 25 and outcomes[Outcome.OVERLOADED] >= 35
+
+
 def test_random_latency_delays_each_request_by_its_own_only(faults):
   plan = {'latency_s': [0.0, 1.5]}
   answers, _ = _run(_settings(faults(**plan), workers=6, batch=1), _requests(6))
@@ -285,6 +297,191 @@ def test_a_journal_that_cannot_be_written_stops_the_run(index, tmp_path):
     pool.submit(_requests(1)[0])
     with pytest.raises(RuntimeError, match='pool failed'):
       pool.poll(5.0)
+
+
+# --- Who is asked, and who waits ------------------------------------------------------------------
+
+
+def test_a_late_search_is_asked_of_an_idle_worker_too(index, faults):
+  """Every twentieth or so takes 15 times as long, the first time it is asked."""
+  plan = {'slow': 0.05, 'slow_times': 15, 'latency_s': [0.02, 0.02], 'once': True}
+  requests = _requests(120)
+  slow = {r.trajectory for r in requests[40:] if faulty.draw(plan, r.key)}
+  assert len(slow) >= 3
+  for hedge in (0.0, 0.1):
+    shutil.rmtree(pathlib.Path(faults(**plan)) / 'seen', ignore_errors=True)
+    settings = _settings(faults(**plan), workers=4, hedge=hedge, window_ms=0.0)
+    with pools.Pool(settings) as pool:
+      answers = {}
+      for request in requests:
+        answers |= _exchange(pool, [request])
+      metrics = pool.stats()
+    assert _bare(answers) == _direct(index, requests)
+    longest = max(answers[name].latency_s for name in slow)
+    assert (longest >= 0.3) if hedge == 0 else (longest < 0.2)
+    assert (metrics['search/hedges'] > 0) is (hedge > 0)
+    assert metrics['search/hedges'] <= 2 * hedge * len(requests)
+
+
+def test_who_has_waited_longest_is_asked_first(faults):
+  """The first request fails once; it does not go behind those that came after it."""
+  plan = {'latency_s': [0.15, 0.15], 'error': 0.2, 'once': True}
+  requests = [r for r in _requests(60) if not faulty.draw(plan, r.key)][:9]
+  [late] = [r for r in _requests(60) if faulty.draw(plan, r.key)][:1]
+  with pools.Pool(_settings(faults(**plan), batch=1)) as pool:
+    for request in [late, *requests]:
+      pool.submit(request)
+    order = []
+    while pool.pending:
+      order += [request.trajectory for request, _ in pool.poll(1.0)]
+  assert order.index(late.trajectory) <= 3
+
+
+def test_a_request_waits_for_company_no_longer_than_the_window(faults):
+  plan = {'latency_s': [0.5, 0.5]}
+  for window_ms, least, most in ((0.0, 0.8, 2.0), (100.0, 0.5, 0.8)):
+    with pools.Pool(_settings(faults(**plan), window_ms=window_ms)) as pool:
+      for request in _requests(5):
+        pool.submit(request)
+        time.sleep(0.01)
+      answers = _collect(pool, _requests(5))
+    assert least < max(r.latency_s for r in answers.values()) < most
+
+
+def test_processes_stay_on_their_cores_and_within_their_memory(index, faults):
+  requests = _requests(4)
+  settings = _settings(faults(hoard=1.0), retries=0, cores='0', worker_gib=2.0)
+  with pools.Pool(settings) as pool:
+    [worker] = _workers()
+    assert worker.cpu_affinity() == [0]
+    answers = _exchange(pool, requests)
+    assert {r.outcome for r in answers.values()} == {Outcome.ERROR}
+    assert all('MemoryError' in r.message for r in answers.values())
+    assert pool.stats()['search/worker_restarts'] == 0
+    assert pool.ready() == {'search': 1}
+  free = _settings(faults(hoard=1.0), retries=0)
+  assert _bare(_run(free, requests)[0]) == _direct(index, requests)
+
+
+@pytest.mark.parametrize(
+  'cores, told',
+  [('0-', 'such as'), ('3-1', 'such as'), ('0,0', 'each named once'), ('999', 'may use the cores')],
+)
+def test_cores_that_are_not_there_are_refused(index, cores, told):
+  with pytest.raises(UserError, match=told):
+    pools.Pool(_settings(index, 'bm25', cores=cores))
+  with pytest.raises(UserError, match='1 cores for 2 processes'):
+    pools.Pool(_settings(index, 'bm25', cores='0', workers=2))
+
+
+def test_the_metrics_say_where_time_went_and_what_failed(faults):
+  requests, plan = _requests(40), {'latency_s': [0.02, 0.02], 'timeout': 0.3, 'raise': 0.1}
+  kinds = collections.Counter(faulty.draw(plan, r.key) for r in requests)
+  _, metrics = _run(_settings(faults(**plan), batch=1, retries=1), requests)
+  assert metrics['search/failures/timeout'] == 2 * kinds['timeout'] > 0
+  assert metrics['search/failures/raised'] == 2 * kinds['raise'] > 0
+  for stage in ('latency', 'queue', 'search'):
+    times = [metrics[f'search/{stage}_s/{name}'] for name in ('p50', 'p95', 'p99', 'max')]
+    assert times == sorted(times) and times[0] > 0
+  assert 0.02 <= metrics['search/search_s/p50'] < 0.1
+  assert metrics['search/queue_s/max'] > 0.3  # Of one worker, asked one by one.
+
+
+# --- The cache ------------------------------------------------------------------------------------
+
+
+def _again(requests):
+  """The same questions, asked by others."""
+  return [dataclasses.replace(r, trajectory=f'1{r.trajectory}', key=r.key + 1) for r in requests]
+
+
+def test_what_was_asked_before_is_not_searched_again(index):
+  requests = _requests(24)
+  different = len({(r.queries, r.top_k) for r in requests})
+  expected = _direct(index, requests)
+  with pools.Pool(_settings(index, 'bm25')) as pool:
+    assert _bare(_exchange(pool, requests)) == expected
+    first = pool.stats()
+    again = _exchange(pool, _again(requests))
+    second = pool.stats()
+  assert first['search/from_cache'] + first['search/coalesced'] == 24 - different > 0
+  assert {name[1:]: r for name, r in _bare(again).items()} == expected
+  assert second['search/from_cache'] == 24 and 'search/search_s/p50' not in second
+  _, without = _run(_settings(index, 'bm25', cache_queries=0), requests + _again(requests))
+  assert without['search/from_cache'] == without['search/coalesced'] == 0
+
+
+def test_a_search_in_flight_is_shared_but_not_its_failure(index, faults):
+  """It is asked once for all; where it fails, those who waited for it ask themselves."""
+  requests = [dataclasses.replace(r, queries=('amber',), top_k=1) for r in _requests(8)]
+  expected = _direct(index, requests)
+  slow = _settings(faults(latency_s=[0.3, 0.3], cached=True), workers=2)
+  answers, metrics = _run(slow, requests)
+  assert _bare(answers) == expected and metrics['search/coalesced'] == 7
+  plan = {'latency_s': [0.1, 0.1], 'error': 0.3, 'cached': True}
+  struck = [r for r in _requests(40) if faulty.draw(plan, r.key)][:1]
+  fine = [r for r in _requests(40) if not faulty.draw(plan, r.key)][:3]
+  asked = [dataclasses.replace(r, queries=('amber',), top_k=1) for r in struck + fine]
+  answers, metrics = _run(_settings(faults(**plan), retries=0), asked)
+  assert answers[asked[0].trajectory].outcome is Outcome.ERROR
+  assert {answers[r.trajectory].outcome for r in asked[1:]} == {Outcome.OK}
+  assert metrics['search/coalesced'] == 2
+
+
+def test_those_who_share_a_search_keep_their_own_deadlines(faults):
+  requests = [dataclasses.replace(r, queries=('amber',), top_k=1) for r in _requests(3)]
+  settings = _settings(faults(hang=1.0, cached=True), deadline_s=1.0, retries=0)
+  answers, _ = _run(settings, requests)
+  assert {r.outcome for r in answers.values()} == {Outcome.TIMEOUT}
+  assert all(0.9 < r.latency_s < 2.0 for r in answers.values())
+
+
+def test_a_cache_file_serves_the_next_run_of_the_same_index_only(index, tmp_path):
+  requests, file = _requests(12), str(tmp_path / 'deep' / 'answers.sqlite')
+  settings = _settings(index, 'bm25', cache=file, cache_queries=2)
+  assert _run(settings, requests)[1]['search/from_cache'] < 12
+  answers, metrics = _run(settings, requests)
+  assert _bare(answers) == _direct(index, requests) and metrics['search/from_cache'] == 12
+  corpus = tmp_path / 'other.jsonl'
+  corpus.write_text(json.dumps({'id': 'x', 'contents': 'amber\nAnother amber.'}) + '\n')
+  build.build(str(corpus), str(tmp_path / 'other'))
+  other = _settings(tmp_path / 'other', 'bm25', cache=file)
+  [result] = _run(other, requests[:1])[0].values()
+  assert [d.id for d in result.documents[0]] == ['x']
+
+
+def test_an_index_that_is_changed_under_a_pool_ends_it(index, tmp_path):
+  """Or answers of two indexes would mix, and be kept as those of one."""
+  folder = shutil.copytree(index, tmp_path / 'index')
+  with pools.Pool(_settings(folder, 'bm25', workers=2)) as pool:
+    assert pool.identity
+    _exchange(pool, _requests(4))
+    (tmp_path / 'other.jsonl').write_text('{"id": "x", "contents": "amber\\nAnother amber."}\n')
+    build.build(str(tmp_path / 'other.jsonl'), str(folder))
+    _workers()[0].kill()
+    with pytest.raises(UserError, match='has changed while it ran'):
+      for request in _again(_requests(200)):
+        pool.submit(request)
+        time.sleep(0.05)
+        pool.poll(0.0)
+
+
+def test_a_broken_cache_file_is_refused_and_a_broken_answer_searched_again(index, tmp_path):
+  requests, file = _requests(12), tmp_path / 'answers.sqlite'
+  settings = _settings(index, 'bm25', cache=str(file))
+  _run(settings, requests)
+  with contextlib.closing(sqlite3.connect(file)) as damaged, damaged:
+    damaged.execute('UPDATE answers SET documents = "[[["')
+  answers, metrics = _run(settings, requests)
+  assert _bare(answers) == _direct(index, requests)
+  with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as busy:
+    busy.execute('BEGIN EXCLUSIVE')
+    answers, _ = _run(_settings(index, 'bm25', cache=str(file), cache_queries=0), requests)
+    assert _bare(answers) == _direct(index, requests)
+  file.write_bytes(b'no database' * 100)
+  with pytest.raises(UserError, match='retrieval.cache'):
+    pools.Pool(settings)
+  assert _gone(_workers())
 
 
 _PARENT = """

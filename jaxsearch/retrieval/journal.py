@@ -11,7 +11,8 @@ import json
 import pathlib
 from typing import Any, BinaryIO
 
-from jaxsearch.types import Document, Outcome, SearchRequest, SearchResult, UserError
+from jaxsearch.retrieval import _records
+from jaxsearch.types import Outcome, SearchRequest, SearchResult, UserError
 
 
 class Journal:
@@ -58,7 +59,7 @@ class Journal:
       'attempt': request.attempt,
       'queries': request.queries,
       'outcome': result.outcome,
-      'documents': [[[d.id, d.title, d.text, d.score] for d in f] for f in result.documents],
+      'documents': _records.pack(result.documents),
       'latency_s': result.latency_s,
       'message': result.message,
     }
@@ -103,7 +104,7 @@ def _record_key(record: dict[str, Any]) -> tuple[Any, ...]:
 def _result(record: dict[str, Any]) -> SearchResult:
   return SearchResult(
     outcome=Outcome(record['outcome']),
-    documents=tuple(tuple(Document(*d) for d in found) for found in record['documents']),
+    documents=_records.unpack(record['documents']),
     latency_s=record['latency_s'],
     message=record['message'],
   )

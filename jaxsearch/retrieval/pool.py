@@ -5,21 +5,24 @@ exactly once, within its deadline, whatever its worker does: a retriever that is
 wrong or floods its caller becomes a typed outcome, never an exception. Which answer a request
 gets does not depend on the number of workers, on timing within the deadline or on other
 requests; only the order in which answers arrive does.
+
+What waits is bounded by its callers: a sampler has one search per row, a server refuses more than
+its queue holds.
 """
 
 from __future__ import annotations
 
-import collections
 import queue
 import time
 
 from jaxsearch import config
-from jaxsearch.retrieval._link import Link, Ready, end
-from jaxsearch.retrieval._scheduler import Entry, Scheduler
 from jaxsearch.retrieval.journal import Journal
-from jaxsearch.types import Outcome, SearchRequest, SearchResult, UserError
-
-_START_S = 120.0  # Opening a large index on a cold disk takes a while.
+from jaxsearch.retrieval.pooling import cores, stages, statistics, worker
+from jaxsearch.retrieval.pooling.entry import Entry
+from jaxsearch.retrieval.pooling.link import Link, Ready, end
+from jaxsearch.retrieval.pooling.scheduler import Scheduler
+from jaxsearch.retrieval.pooling.station import START_S
+from jaxsearch.types import SearchRequest, SearchResult, UserError
 
 
 class Pool:
@@ -27,30 +30,37 @@ class Pool:
 
   Attributes:
     pending: requests submitted and not yet returned by `poll`.
+    identity: names all that answers depend on besides queries and `top_k`; '' if there is more.
   """
 
   def __init__(self, settings: config.Retrieval, journal: Journal | None = None):
     """Starts the workers and waits until each has opened its backend.
 
     Args:
-      settings: backend, index, workers, deadline and retries.
+      settings: backend, index, workers, deadline, cache and so on.
       journal: answers of the current step; what it holds is not searched again.
 
     Raises:
-      UserError: if the backend cannot be opened.
+      UserError: if the backend, its models or the cache cannot be opened.
     """
     self.pending = 0
     self._answers: queue.SimpleQueue = queue.SimpleQueue()
     self._events: queue.SimpleQueue = queue.SimpleQueue()
     self._returned: list[Entry] = []
-    self._restarts_before = 0
-    links = [Link(settings, self._events) for _ in range(settings.workers)]
+    self._before = (0, 0)
+    passed = stages.stages(settings)
+    shares = cores.share(settings.cores, passed)
+    links: list[tuple[stages.Stage, list[Link]]] = [(stage, []) for stage in passed]
     try:
-      _await_ready(links, self._events, settings.backend)
+      for (stage, own), those in zip(links, shares, strict=True):
+        own += (Link(worker.Job(stage.name, settings, share), self._events) for share in those)
+      count = sum(len(own) for _, own in links)
+      identities = _await_ready(count, self._events, settings.backend)
+      self.identity = stages.identity(identities, settings)
+      self._scheduler = Scheduler(settings, journal, links, identities, self._events, self._answers)
     except BaseException:
-      end(links)
+      end([link for _, own in links for link in own])
       raise
-    self._scheduler = Scheduler(settings, journal, links, self._events, self._answers)
 
   def __enter__(self) -> Pool:
     return self
@@ -74,6 +84,7 @@ class Pool:
     nothing is pending.
 
     Raises:
+      UserError: if the index was changed under the pool.
       RuntimeError: if the pool itself failed, for example to write its journal.
     """
     entries: list[Entry] = []
@@ -84,46 +95,55 @@ class Pool:
         entries.append(self._next(0.0))
     except queue.Empty:
       pass
+    answers = [(entry.request, entry.result) for entry in entries]
+    for entry in entries:
+      entry.forget()
     self._returned.extend(entries)
-    return [(entry.request, entry.result) for entry in entries]
+    return answers
 
   def stats(self) -> dict[str, float]:
     """Numbers about the answers returned since the last call, which this one forgets."""
     entries, self._returned = self._returned, []
-    restarts = self._scheduler.restarts
-    outcomes = collections.Counter(entry.result.outcome for entry in entries)
-    metrics = {
-      'search/count': float(len(entries)),
-      'search/retries': float(sum(entry.retries for entry in entries)),
-      'search/from_journal': float(sum(entry.journalled for entry in entries)),
-      'search/worker_restarts': float(restarts - self._restarts_before),
-      **{f'search/outcome/{outcome}': float(outcomes[outcome]) for outcome in Outcome},
+    now = (self._scheduler.restarts, self._scheduler.hedges)
+    restarts, hedges = (count - before for count, before in zip(now, self._before, strict=True))
+    self._before = now
+    return statistics.statistics(entries) | {
+      'search/worker_restarts': float(restarts),
+      'search/hedges': float(hedges),
     }
-    self._restarts_before = restarts
-    latencies_s = sorted(entry.result.latency_s for entry in entries)
-    if latencies_s:
-      for name, share in (('p50', 0.5), ('p95', 0.95), ('max', 1.0)):
-        metrics[f'search/latency_s/{name}'] = latencies_s[round(share * (len(latencies_s) - 1))]
-    return metrics
+
+  def ready(self) -> dict[str, int]:
+    """Stage of a search -> its processes that are there and have opened what they need."""
+    return self._scheduler.ready()
 
   def _next(self, timeout_s: float) -> Entry:
     entry = self._answers.get(timeout=timeout_s)
+    if isinstance(entry, UserError):
+      raise entry
     if isinstance(entry, Exception):
       raise RuntimeError('The retrieval pool failed.') from entry
     self.pending -= 1
     return entry
 
 
-def _await_ready(links: list[Link], events: queue.SimpleQueue, backend: str) -> None:
-  until = time.monotonic() + _START_S
-  for _ in links:
+def _await_ready(count: int, events: queue.SimpleQueue, backend: str) -> dict[str, str]:
+  """Waits for so many workers; returns what the answers of each stage depend on."""
+  identities: dict[str, str] = {}
+  until = time.monotonic() + START_S
+  for _ in range(count):
     try:
       event = events.get(timeout=max(0.0, until - time.monotonic()))
     except queue.Empty:
       raise UserError(
-        f'The retrieval backend {backend!r} did not open within {_START_S:.0f} s. '
-        'Is the index on a slow disk, or a simulator too large for this CPU? Copy the index to a '
-        'local disk, or serve the simulator at an endpoint (retrieval.url), and try again.'
+        f'The retrieval backend {backend!r} did not open within {START_S:.0f} s. '
+        'Is the index on a slow disk, or a model too large for this CPU? Copy the index to a '
+        'local disk, or serve the model at an endpoint (retrieval.url), and try again.'
       ) from None
     if not isinstance(event, Ready):
       raise UserError(event.reason)
+    stage = event.link.job.stage
+    if identities.setdefault(stage, event.identity) != event.identity:
+      identities[stage] = (
+        ''  # They see different things, such as servers that name their index or not.
+      )
+  return identities

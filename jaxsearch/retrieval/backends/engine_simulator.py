@@ -26,6 +26,8 @@ Write = Callable[[Sequence[tuple[str, tuple[int, ...]]]], list[str | None]]
 class EngineSimulator:
   """What writes, and the questions that its answers may know."""
 
+  identity = ''
+
   def __init__(self, asker: _simulation.Asker, write: Write):
     self._asker, self._write = asker, write
 

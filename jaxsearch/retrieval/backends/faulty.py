@@ -3,8 +3,9 @@
   {"latency_s": [0.0, 0.3], "timeout": 0.1, "crash": 0.02, "once": true}
 
 `latency_s` bounds a uniform delay. Each other number is the share of requests that meet that
-fault; the request's key decides which. With `once` a key meets its fault only the first time, so
-that a retry succeeds. A batch takes as long as its slowest request.
+fault; the request's key decides which. A `slow` one takes `slow_times` as long (50). With `once` a
+key meets its fault only the first time, so that a retry succeeds. A batch takes as long as its
+slowest request. With `cached` the pool may keep the answers, as it keeps those of BM25.
 """
 
 from __future__ import annotations
@@ -18,37 +19,52 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxsearch import config
 from jaxsearch.retrieval.backends import bm25
 from jaxsearch.types import Document, Outcome, SearchRequest, SearchResult, UserError
 
 _FILE = 'faults.json'
 _OUTCOMES = ('error', 'timeout', 'overloaded')
-_WHOLE_BATCH = ('raise', 'crash', 'hang', 'miscount')
+_WHOLE_BATCH = ('raise', 'crash', 'hang', 'hoard', 'miscount')
 _LIES = ('nan', 'no_list', 'flood', 'huge')
-_FAULTS = _OUTCOMES + _WHOLE_BATCH + _LIES
+_FAULTS = _OUTCOMES + _WHOLE_BATCH + _LIES + ('slow',)
+_OTHERS = ('latency_s', 'slow_times', 'once', 'cached')
+_HOARD = 2**33  # Bytes.
 
 
 class Faulty:
-  """A BM25 index and the faults that it meets."""
+  """A BM25 index and the faults that it meets.
+
+  Attributes:
+    identity: the index's own if answers may be kept.
+  """
 
   def __init__(self, folder: str):
     self._backend = bm25.Bm25(folder)
     self._folder = pathlib.Path(folder)
     self._faults = _read(self._folder / _FILE)
+    self.identity = self._backend.identity if self._faults.get('cached') else ''
 
   def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
     """BM25's answers, late or spoilt; or the process ends, hangs or raises."""
     faults = [self._meet(request.key) for request in requests]
-    time.sleep(max(latency_s(self._faults, request.key) for request in requests))
+    time.sleep(max(map(self._delay_s, requests, faults)))
     if 'crash' in faults:
       os._exit(1)
     if 'hang' in faults:
       time.sleep(3600)
+    if 'hoard' in faults:
+      np.empty(_HOARD, np.uint8)  # Asked for, but not touched.
     if 'raise' in faults:
       raise OSError('a fault was asked for')
     results = [_spoil(r, fault) for r, fault in zip(self._backend.search(requests), faults)]
     return results[1:] if 'miscount' in faults else results
+
+  def _delay_s(self, request: SearchRequest, fault: str) -> float:
+    times = self._faults.get('slow_times', 50) if fault == 'slow' else 1
+    return times * latency_s(self._faults, request.key)
 
   def _meet(self, key: int) -> str:
     """The fault of this request now; '' for none."""
@@ -103,12 +119,12 @@ def _spoil(result: SearchResult, fault: str) -> SearchResult:
 def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
     faults = json.loads(path.read_text(encoding='utf-8'))
-    unknown = set(faults) - {*_FAULTS, 'latency_s', 'once'}
+    unknown = set(faults) - {*_FAULTS, *_OTHERS}
     if unknown or sum(faults.get(name, 0.0) for name in _FAULTS) > 1.0:
       raise ValueError(f'unknown {sorted(unknown)} or shares above 1')
   except (OSError, ValueError, TypeError) as error:
     raise UserError(
       f'{path}: {error}. The backend faulty needs this file: a JSON object with some of '
-      f'latency_s, once, {", ".join(_FAULTS)}; the shares of faults add up to at most 1.'
+      f'{", ".join((*_OTHERS, *_FAULTS))}; the shares of faults add up to at most 1.'
     ) from None
   return faults

@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 
 from jaxsearch import config
-from jaxsearch.retrieval import _noise, corpus
+from jaxsearch.retrieval import _noise, store
 from jaxsearch.retrieval.backends import bm25
 from jaxsearch.types import Outcome, SearchRequest, SearchResult
 
@@ -19,10 +19,12 @@ from jaxsearch.types import Outcome, SearchRequest, SearchResult
 class Noisy:
   """A BM25 index that misleads on purpose."""
 
+  identity = ''
+
   def __init__(self, settings: config.Retrieval):
     self._settings = settings
     self._backend = bm25.Bm25(settings.index)
-    self._store = corpus.Store(settings.index)
+    self._store = store.Store(settings.index)
 
   def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
     """At most `top_k` documents per query, of one kind: all useful or all noise."""

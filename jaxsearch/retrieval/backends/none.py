@@ -11,6 +11,8 @@ from jaxsearch.types import Outcome, SearchRequest, SearchResult
 class Nothing:
   """Answers `empty` to everything."""
 
+  identity = ''
+
   def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
     """One empty list of documents per query."""
     return [SearchResult(Outcome.EMPTY, ((),) * len(request.queries)) for request in requests]

@@ -9,16 +9,18 @@ import random
 from collections.abc import Sequence
 
 from jaxsearch import config
-from jaxsearch.retrieval import corpus, index_folder
+from jaxsearch.retrieval import index_folder, store
 from jaxsearch.types import Outcome, SearchRequest, SearchResult
 
 
 class Random:
   """Draws without replacement; the query is not read."""
 
+  identity = ''
+
   def __init__(self, folder: str):
     index_folder.read_info(folder)
-    self._store = corpus.Store(folder)
+    self._store = store.Store(folder)
 
   def search(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
     """`top_k` documents per query, all with score 0."""

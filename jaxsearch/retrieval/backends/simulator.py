@@ -29,6 +29,8 @@ _THREADS = 10
 class Simulator:
   """An endpoint and the questions that its answers may know."""
 
+  identity = ''
+
   def __init__(self, settings: config.Retrieval):
     self._settings = settings
     self._asker = _simulation.Asker(settings)
