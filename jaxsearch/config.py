@@ -60,14 +60,27 @@ class Protocol:
 class Retrieval:
   backend: str = 'bm25'  # File in retrieval/backends/.
   index: str = ''  # Folder made by `jaxsearch index`.
+  encoder: str = ''  # Hugging Face folder that encodes queries; empty: the one the index names.
+  encoder_dtype: str = 'float32'  # Of models' products; bfloat16 is as good, faster with AMX.
+  probes: int = 0  # Lists or candidates that a dense search visits; 0: as the index was tuned.
   top_k: int = 3  # Documents per query.
-  workers: int = 1  # Processes of the pool.
+  workers: int = 1  # Processes that search.
+  encoders: int = 1  # Processes that turn queries into vectors, or rerank; where there is need.
+  cores: str = ''  # Of this host, such as 8-15,20: one for each worker, the others for encoders.
+  worker_gib: float = 0.0  # Memory that a process may allocate, mapped files aside; 0: any.
   deadline_s: float = 20.0  # From submission to answer, retries included.
   retries: int = 2  # Further tries after an infrastructure failure, within the deadline.
   batch: int = 64  # Most requests that a worker takes at once; slots of engine_simulator.
+  window_ms: float = 1.0  # That a request waits for others to share its batch.
+  hedge: float = 0.05  # Share of searches, the slowest, asked of a second idle worker too.
+  cache_queries: int = 20_000  # Answers kept in memory; 0: none.
+  cache: str = ''  # File of answers that outlives the run; empty: none.
+  candidates: int = 20  # Documents per query that are fused (hybrid) or reranked.
+  reranker: str = ''  # Hugging Face folder of a cross-encoder; empty: no reranking.
   noise_start: float = 0.0  # Simulated retrievers: share of misleading answers at the first step,
   noise_end: float = 0.0  # and at the last; between them it rises ever faster (ZeroSearch).
-  url: str = ''  # Of the simulator's OpenAI-compatible endpoint, with its /v1.
+  url: str = ''  # Of http: servers, ',' between replicas, ';' between shards. Or a simulator's /v1.
+  dialect: str = 'search_r1'  # File in retrieval/dialects/: how backend http asks its servers.
   model: str = ''  # Name by which the endpoint knows the simulator.
   simulator: str = ''  # Policy folder of engine_simulator (`warmstart --task=simulator`).
   mode: str = 'prompted'  # Of a simulator: prompted or tuned.

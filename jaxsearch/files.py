@@ -11,7 +11,7 @@ from jaxsearch import fields
 
 _SIMULATORS = ('engine_simulator', 'simulator')
 # Backends that need no index.
-WITHOUT_INDEX = ('none', *_SIMULATORS)
+WITHOUT_INDEX = ('none', 'http', *_SIMULATORS)
 _FOLDERS = ('model.tokenizer', 'policy.path', 'policy.reference', 'warmstart.policy')
 
 
@@ -33,6 +33,7 @@ def problems(c: config_lib.Config, verb: str, made: Sequence[str]) -> list[str]:
     'train': ['policy.path', 'questions.train', 'questions.dev', train, test],
     'eval': ['policy.path', 'questions.dev', test],
     'ask': ['policy.path', test],
+    'serve': [train],
     'bench': [],
     'plan': [],
   }[verb]
@@ -58,7 +59,8 @@ def problems(c: config_lib.Config, verb: str, made: Sequence[str]) -> list[str]:
         kind = 'tokenizer' if name == 'model.tokenizer' else 'policy'
         found.append(f'{name} is {path!r}; allowed: a {kind} folder, with a tokenizer.json.')
     elif not os.path.isfile(path):
-      found.append(f'{name} is {path!r}; allowed: an existing JSON lines file.')
+      parquet = ' or Parquet' if 'questions' in name else ''
+      found.append(f'{name} is {path!r}; allowed: an existing JSON lines{parquet} file.')
   if c.protocol.prompt:
     form = c.protocol.form
     places = () if form == 'instruct' else ('{question}',)

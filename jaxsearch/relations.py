@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import re
 
 from jaxsearch import config as config_lib
 from jaxsearch import plugins
@@ -44,8 +45,23 @@ def relations(c: config_lib.Config, hosts: int) -> list[tuple[str, bool, str]]:
       )
       for name, s in (('retrieval', c.retrieval), ('eval_retrieval', c.eval_retrieval))
     ),
+    *_servers(c),
     *_algo(c, hosts),
     *_shapes(m, tensor),
+  ]
+
+
+def _servers(c: config_lib.Config) -> list[tuple[str, bool, str]]:
+  """The same, of retrieval over HTTP."""
+  sections = {'retrieval': c.retrieval, 'eval_retrieval': c.eval_retrieval}
+  return [
+    (
+      f'{name}.url',
+      s.backend != 'http'
+      or all(part.strip().startswith(('http://', 'https://')) for part in re.split('[,;]', s.url)),
+      "addresses of servers, such as 'http://localhost:8000', with backend 'http'",
+    )
+    for name, s in sections.items()
   ]
 
 

@@ -6,9 +6,7 @@ divides the devices is told by `sharding`.
 
 from __future__ import annotations
 
-import ast
 import copy
-import importlib.resources
 import operator
 from collections.abc import Sequence
 
@@ -21,16 +19,26 @@ _ZERO_OR_MORE = (
   'algo.entropy_coef',
   'algo.importance_cap',
   'algo.kl_coef',
+  'eval_retrieval.cache_queries',
+  'eval_retrieval.hedge',
   'eval_retrieval.noise_end',
   'eval_retrieval.noise_start',
+  'eval_retrieval.probes',
   'eval_retrieval.retries',
+  'eval_retrieval.window_ms',
+  'eval_retrieval.worker_gib',
   'optimizer.decay_steps',
   'optimizer.warmup_steps',
   'optimizer.weight_decay',
   'policy.lora_rank',
+  'retrieval.cache_queries',
+  'retrieval.hedge',
   'retrieval.noise_end',
   'retrieval.noise_start',
+  'retrieval.probes',
   'retrieval.retries',
+  'retrieval.window_ms',
+  'retrieval.worker_gib',
   'rollout.max_searches',
   'rollout.observation_tokens',
   'rollout.pages',
@@ -52,8 +60,10 @@ _BELOW_ONE = (
   'warmstart.optimizer.b2',
 )
 _AT_MOST_ONE = (
+  'eval_retrieval.hedge',
   'eval_retrieval.noise_end',
   'eval_retrieval.noise_start',
+  'retrieval.hedge',
   'retrieval.noise_end',
   'retrieval.noise_start',
   'schedule.infra_limit',
@@ -133,29 +143,34 @@ def _bounds(c: config_lib.Config, hosts: int) -> list[str]:
 
 def _choices(c: config_lib.Config) -> list[str]:
   values = dict(fields.flatten(c))
-  backends, rules = plugins.names('retrieval.backends'), _functions('algo', 'rules')
+  backends, rules = plugins.names('retrieval.backends'), plugins.functions('algo', 'rules')
+  dialects = plugins.names('retrieval.dialects')
   allowed = {
     'policy.dtype': ['bfloat16', 'float32'],
     'policy.attention': plugins.names('models.attentions'),
-    'policy.remat': _functions('models', 'remat'),
+    'policy.remat': plugins.functions('models', 'remat'),
     'protocol.name': plugins.names('protocols'),
     'protocol.form': ['base', 'instruct'],
     'retrieval.backend': backends,
     'eval_retrieval.backend': backends,
+    'retrieval.dialect': dialects,
+    'eval_retrieval.dialect': dialects,
+    'retrieval.encoder_dtype': ['float32', 'bfloat16'],
+    'eval_retrieval.encoder_dtype': ['float32', 'bfloat16'],
     'retrieval.mode': ['prompted', 'tuned'],
     'eval_retrieval.mode': ['prompted', 'tuned'],
     'questions.source': plugins.names('sources'),
     'rollout.cache': plugins.names('rollout.caches'),
     'rollout.cache_dtype': ['', 'bfloat16', 'int8'],
     'reward.name': plugins.names('rewards'),
-    'algo.advantage': _functions('algo', 'advantages'),
-    'algo.policy_loss': _functions('algo', 'losses'),
+    'algo.advantage': plugins.functions('algo', 'advantages'),
+    'algo.policy_loss': plugins.functions('algo', 'losses'),
     'optimizer.name': rules,
     'warmstart.optimizer.name': rules,
-    'algo.kl': _functions('algo', 'kl'),
+    'algo.kl': plugins.functions('algo', 'kl'),
     'algo.kl_place': ['loss', 'reward'],
     'algo.old_logprobs': ['learner', 'sampler'],
-    'algo.selector': _functions('algo', 'selectors'),
+    'algo.selector': plugins.functions('algo', 'selectors'),
     'schedule.export': ['best', 'newest'],
     'algo.loss_norm': ['constant', 'sequence', 'token'],
     'algo.loss_tokens': ['all', 'policy'],
@@ -169,7 +184,7 @@ def _choices(c: config_lib.Config) -> list[str]:
 
 
 def _terms(text: str) -> list[str]:
-  choices = _functions('algo', 'terms')
+  choices = plugins.functions('algo', 'terms')
   try:
     names = plugins.weights(text)
   except UserError as error:
@@ -179,10 +194,3 @@ def _terms(text: str) -> list[str]:
     for name in names
     if name not in choices
   ]
-
-
-def _functions(folder: str, file: str) -> list[str]:
-  """Public functions of a plug-in file, read without importing it: it may start JAX."""
-  text = importlib.resources.files('jaxsearch').joinpath(folder, f'{file}.py').read_text()
-  names = (node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef))
-  return sorted(name for name in names if not name.startswith('_'))

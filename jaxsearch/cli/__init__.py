@@ -20,16 +20,20 @@ from jaxsearch.cli import (
   _bench,
   _checkpoints,
   _flags,
+  _index,
   _paths,
   _plan,
   _processes,
   _results,
+  _serve,
   _supervisor,
   _usage,
   _versions,
 )
 from jaxsearch.interruption import TRY_AGAIN, Interrupted
 from jaxsearch.types import UserError
+
+_STOPPED = 130  # What shells report of programs that Ctrl-C ended.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Returns:
     0; 2 if the user has something to mend; `interruption.TRY_AGAIN` if it was told to stop or
-    another process was lost, and the same command goes on.
+    another process was lost, and the same command goes on; 130 after Ctrl-C.
   """
   arguments = list(sys.argv[1:] if argv is None else argv)
   if not (arguments and arguments[0] in _TOGETHER and _processes.coordinator()):
@@ -67,6 +71,9 @@ def _run(arguments: list[str]) -> int:
   except (UserError, Interrupted) as error:
     print(f'jaxsearch {verb if verb in _VERBS else ""}'.rstrip() + f': {error}', file=sys.stderr)
     return TRY_AGAIN if isinstance(error, Interrupted) else 2
+  except KeyboardInterrupt:
+    print(f'jaxsearch {verb}: stopped; the same command begins again.', file=sys.stderr)
+    return _STOPPED
   return 0
 
 
@@ -93,21 +100,6 @@ def _world(argv: list[str]) -> None:
         f'the world in {out.value!r} fails its audit: {", ".join(failed)}. Do not train on it; '
         'another --seed makes another one.'
       )
-
-
-def _index(argv: list[str]) -> None:
-  """Index a corpus of documents for a retrieval backend."""
-  values = flags.FlagValues()
-  corpus = flags.DEFINE_string('corpus', None, 'JSON lines.', values, required=True)
-  out = flags.DEFINE_string('out', None, 'Folder to write.', values, required=True)
-  backend = flags.DEFINE_string('backend', 'bm25', 'File in retrieval/backends/.', values)
-  _flags.parse('index', values, argv)
-  _paths.require_file('--corpus', corpus.value)
-  _paths.require_writable('--out', out.value)
-  module = plugins.load('retrieval.backends', backend.value)
-  build = plugins.function(module, 'build')
-  info = build(corpus.value, out.value)
-  print(f'indexed {info["documents"]} documents in {out.value}')
 
 
 def _warmstart(argv: list[str]) -> None:
@@ -223,7 +215,7 @@ def _ask(argv: list[str]) -> None:
 
 _VERBS: Mapping[str, Callable[[list[str]], None]] = {
   'world': _world,
-  'index': _index,
+  'index': _index.index,
   'warmstart': _warmstart,
   'eval': _eval,
   'difficulty': _difficulty,
@@ -232,6 +224,7 @@ _VERBS: Mapping[str, Callable[[list[str]], None]] = {
   'plan': _plan.plan,
   'report': _results.report,
   'ask': _ask,
+  'serve': _serve.serve,
   'import': _checkpoints.import_policy,
   'export': _checkpoints.export_policy,
   'bench': _bench.bench,

@@ -75,8 +75,13 @@ def split_config(argv: list[str]) -> tuple[str, list[str]]:
   return path, rest
 
 
-def define_config(values: flags.FlagValues, argv: list[str]) -> list[str]:
-  """Reads the file that --config names, defines its overrides, returns the other arguments."""
+def define_config(
+  values: flags.FlagValues, argv: list[str], *, is_needed: bool = True
+) -> list[str]:
+  """Reads the file that --config names, defines its overrides, returns the other arguments.
+
+  Without a file the configuration has the defaults, unless it `is_needed`.
+  """
   path, rest = split_config(argv)
   if _wants_help(rest):
     flags.DEFINE_string('config', None, 'Configuration file.', values)
@@ -86,9 +91,9 @@ def define_config(values: flags.FlagValues, argv: list[str]) -> list[str]:
   problems = [line for n in names for line in fields.unknown(n, f'--config.{n}')]
   if problems:
     raise UserError('\n'.join(problems))
-  if not path:
+  if not path and is_needed:
     raise UserError('--config is missing; name a file such as configs/quickstart.py.')
-  made = config_lib.read(path)
+  made = config_lib.read(path) if path else config_lib.Config()
   argv = ['jaxsearch', *rest]
   config_flags.DEFINE_config_dataclass('config', made, flag_values=values, sys_argv=argv)
   return rest
