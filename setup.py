@@ -11,7 +11,9 @@ setuptools.setup(
   package_data={'jaxsearch.kernels': ['cpu.cc']},
   install_requires=[
     'absl-py>=2.1',
+    'aiohttp>=3.11,<4',
     'bm25s>=0.3,<0.4',
+    'faiss-cpu>=1.15',
     'flax>=0.12.8,<0.13',
     'grain>=0.2.18,<0.3',
     'jax>=0.10.2,<0.12',
@@ -21,13 +23,17 @@ setuptools.setup(
     'numpy>=2',
     'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12,<0.13',
+    'prometheus_client>=0.21',
     'psutil>=6',
+    'pyarrow>=18',
     'PyStemmer>=3',
     'rich>=13.7',
     'safetensors>=0.5',
     'tensorboardX>=2.6.2',
+    'tensorstore>=0.1.80',
     'tokenizers>=0.22',
     'transformers>=5,<6',
+    'zstandard>=0.23',
   ],
   extras_require={
     'test': [

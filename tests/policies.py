@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxsearch import config, sharding
 from jaxsearch.models import decoder
-from jaxsearch.retrieval.backends import bm25
+from jaxsearch.retrieval.indexing import build
 from jaxsearch.rollout.actor import Actor
 from jaxsearch.text import tokenizer as tokenizer_lib
 from jaxsearch.types import Question, Task
@@ -56,7 +56,7 @@ def build_index(folder, extra=()):
   with (folder / 'corpus.jsonl').open('w') as file:
     for i, (title, text) in enumerate([*documents, *extra]):
       file.write(json.dumps({'id': f'd{i}', 'contents': f'{title}\n{text}'}) + '\n')
-  bm25.build(str(folder / 'corpus.jsonl'), str(folder / 'index'))
+  build.build(str(folder / 'corpus.jsonl'), str(folder / 'index'))
   return folder / 'index'
 
 

@@ -12,7 +12,7 @@ import pytest
 from jaxsearch import cli, config, fields, plugins, types
 from jaxsearch.algo.summary import Summary
 from jaxsearch.protocols import research
-from jaxsearch.retrieval.backends import bm25
+from jaxsearch.retrieval.indexing import build
 from jaxsearch.sources._contract import Result
 from jaxsearch.text import tokenizer as tokenizer_lib
 
@@ -85,12 +85,22 @@ def test_the_protocol_example(tokenizer):
 
 def test_the_backend_example(tmp_path):
   (tmp_path / 'c.jsonl').write_text('{"id": "1", "contents": "Ola Nemi\\nA baker."}\n')
-  bm25.build(str(tmp_path / 'c.jsonl'), str(tmp_path / 'index'))
+  build.build(str(tmp_path / 'c.jsonl'), str(tmp_path / 'index'))
   made = _run('jaxsearch/retrieval/backends/title.py')['open']
   backend = made(config.Retrieval(index=str(tmp_path / 'index')))
   request = types.SearchRequest('t', 0, 0, (' ola nemi', 'Ola'), 3, 'q', 0.0, 0)
   (found,) = backend.search([request])
   assert [[d.id for d in documents] for documents in found.documents] == [['1'], []]
+
+
+def test_the_dialect_example():
+  made = _run('jaxsearch/retrieval/dialects/plain.py')
+  path, body = made['ask'](['ola'], 2)
+  asked = made['parse'](path, body)
+  assert (asked.queries, asked.top_k) == (('ola',), 2) and made['parse']('/retrieve', body) is None
+  reply = made['render'](asked, [[types.Document('1', 'Ola', 'A baker.', 0.5)]])
+  ((found,),) = made['read'](reply, 1, 2).documents
+  assert (found.title, found.text, found.score) == ('Ola', 'A baker.', 1.0)
 
 
 def _summaries(rewards):

@@ -228,7 +228,7 @@ def test_wrong_settings_are_refused(settings, tiny_folder, capsys):
   error = capsys.readouterr().err
   for line in (
     "retrieval.simulator is '/nowhere'; allowed: a policy folder",
-    "retrieval.questions is ''; allowed: an existing JSON lines file",
+    "retrieval.questions is ''; allowed: an existing JSON lines or Parquet file",
     'retrieval.prompt is',
     'allowed: a file with {query} and {kind} in it',
     'retrieval.answer_tokens is 1024; allowed: below retrieval.context_tokens = 1024',

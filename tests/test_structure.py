@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob('*.py'))
 LAYERS = (
   'types config plugins fields files relations validation interruption supervision',
   'questions sources world text protocols retrieval rewards algo kernels models',
-  'sharding huggingface checkpoint metrics progress trajectories',
+  'sharding huggingface encoding checkpoint metrics progress trajectories',
   'rollout batching microbatches intake weights forward learner',
   'trainer training_run warmstart collection evaluation report plan',
   'bench',
@@ -27,8 +27,13 @@ WITHOUT_JAX = (
   'questions sources world text protocols retrieval rewards'
 )
 # What a backend imports from above when it opens, and nowhere else: its worker process is a program
-# of its own, and this one's is the engine that writes.
-WHEN_OPENED = {'retrieval/backends/engine_simulator.py': {'rollout'}}
+# of its own: the engine that writes, the encoder of queries.
+WHEN_OPENED = {
+  'retrieval/backends/dense.py': {'encoding'},
+  'retrieval/backends/engine_simulator.py': {'rollout'},
+  'retrieval/reranking.py': {'encoding'},
+}
+OPENING = ('open', 'open_encoder')
 
 
 def _unit(path):
@@ -43,7 +48,7 @@ def _module(path):
 def _imported_units(path):
   """Top-level parts of jaxsearch that a file imports, wherever in the file it does."""
   tree = ast.parse(path.read_text())
-  opening = {node for f in tree.body if getattr(f, 'name', '') == 'open' for node in f.body}
+  opening = {node for f in tree.body if getattr(f, 'name', '') in OPENING for node in f.body}
   allowed = WHEN_OPENED.get(path.relative_to(ROOT).as_posix(), set())
   return _units_of(set(ast.walk(tree)) - opening) | (_units_of(opening) - allowed)
 

@@ -34,7 +34,7 @@ def _problems(config, verb='train', hosts=1):
   return str(caught.value).splitlines()[1:]
 
 
-@pytest.mark.parametrize('verb', ['warmstart', 'collect', 'train', 'eval', 'ask'])
+@pytest.mark.parametrize('verb', ['warmstart', 'collect', 'train', 'eval', 'ask', 'serve'])
 def test_what_works_passes_and_leaves_no_trace(working, tmp_path, verb):
   validation.validate(working, verb, hosts=2)
   assert not (tmp_path / 'runs').exists()
@@ -56,6 +56,7 @@ def test_what_works_passes_and_leaves_no_trace(working, tmp_path, verb):
     ('rollout.policy_tokens', 1024, 'below rollout.context_tokens = 1024'),
     ('rollout.temperature', 0.0, 'above 0'),
     ('rollout.cache', 'blocks', "Did you mean 'blocked'?"),
+    ('retrieval.dialect', 'search-r1', "Did you mean 'search_r1'?"),
     ('policy.attention', 'splish', "Did you mean 'splash'?"),
     ('rollout.block_tokens', 0, 'above 0'),
     ('rollout.max_searches', -1, '0 or more'),
@@ -83,7 +84,7 @@ def test_what_works_passes_and_leaves_no_trace(working, tmp_path, verb):
     ('reward.name', '_contract', 'research'),
     ('policy.dtype', 'float16', 'bfloat16, float32'),
     ('policy.path', '/nowhere', 'a policy folder, with a tokenizer.json'),
-    ('questions.train', '/nowhere', 'an existing JSON lines file'),
+    ('questions.train', '/nowhere', 'an existing JSON lines or Parquet file'),
     ('eval_retrieval.index', '', 'jaxsearch index'),
     ('protocol.prompt', '/nowhere', 'a text file, or empty'),
     ('run_dir', '', 'empty'),

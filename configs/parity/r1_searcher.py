@@ -17,8 +17,8 @@ def get_config(phase: str = 'stage2') -> config.Config:
   c = config.Config(run_dir=f'runs/r1_searcher/{phase}')
   c.policy.dtype = 'bfloat16'
   c.protocol = config.Protocol(name='r1_searcher', form='instruct')
-  c.retrieval = config.Retrieval(index='indexes/wiki17', top_k=3, workers=8)
-  c.eval_retrieval = config.Retrieval(index='indexes/wiki17', top_k=5, workers=8)
+  c.retrieval = config.Retrieval('dense', 'indexes/wiki17', top_k=3, workers=8)
+  c.eval_retrieval = config.Retrieval('dense', 'indexes/wiki17', top_k=5, workers=8)
   c.rollout = config.Rollout(
     slots=256,
     context_tokens=8192,

@@ -16,8 +16,8 @@ def get_config(form: str = 'base') -> config.Config:
   c.questions = config.Questions('data/musique/train.jsonl', 'data/musique/dev.jsonl')
   c.protocol.form = form
   # Whole documents, as many searches as fit.
-  c.retrieval = config.Retrieval(index='indexes/wiki18', top_k=5, workers=8)
-  c.eval_retrieval = config.Retrieval(index='indexes/wiki18', top_k=5, workers=8)
+  c.retrieval = config.Retrieval('dense', 'indexes/wiki18', top_k=5, workers=8)
+  c.eval_retrieval = config.Retrieval('dense', 'indexes/wiki18', top_k=5, workers=8)
   c.rollout = config.Rollout(
     slots=256, context_tokens=8704, policy_tokens=8192, max_searches=64, extend_tokens=256
   )

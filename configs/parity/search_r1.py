@@ -15,8 +15,8 @@ def get_config() -> config.Config:
   c.policy = config.Policy(path='checkpoints/qwen2.5-7b-base', dtype='bfloat16')
   c.questions = config.Questions('data/nq_hotpotqa/train.jsonl', 'data/nq_hotpotqa/dev.jsonl')
   c.protocol = config.Protocol(name='search_r1')
-  c.retrieval = config.Retrieval(index='indexes/wiki18', top_k=3, workers=8)
-  c.eval_retrieval = config.Retrieval(index='indexes/wiki18', top_k=3, workers=8)
+  c.retrieval = config.Retrieval('dense', 'indexes/wiki18', top_k=3, workers=8)
+  c.eval_retrieval = config.Retrieval('dense', 'indexes/wiki18', top_k=3, workers=8)
   # Four searches or notices of 500 tokens each, and one generation that can only answer.
   c.rollout = config.Rollout(
     slots=256,

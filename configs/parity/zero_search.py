@@ -27,7 +27,7 @@ def get_config() -> config.Config:
     top_k=5,
     deadline_s=120.0,
   )
-  c.eval_retrieval = config.Retrieval(index='indexes/wiki18', top_k=5, workers=8)
+  c.eval_retrieval = config.Retrieval('dense', 'indexes/wiki18', top_k=5, workers=8)
   c.rollout = config.Rollout(
     slots=256,
     context_tokens=8192,
