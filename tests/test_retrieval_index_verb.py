@@ -117,3 +117,11 @@ def test_what_cannot_be_made_is_told_in_one_paragraph(root, tmp_path, capsys, fl
   told = capsys.readouterr().err
   assert re.search(message, told), told
   assert not (tmp_path / 'i').exists()
+
+
+def test_an_index_that_finds_too_little_is_warned_of(root, tmp_path, capsys):
+  """Four bits for eight numbers are not enough."""
+  flags = [f'--embeddings={root}/vectors.npy', '--parts=dense', '--factory=PQ1x4']
+  assert _index(root, tmp_path / 'i', *flags) == 0
+  told = capsys.readouterr().err
+  assert 'less than 0.97' in told and '--factory' in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 from absl import flags
@@ -58,6 +59,7 @@ def index(argv: list[str]) -> None:
   print(f'indexed {info["documents"]} documents in {out.value}')
   if 'dense' in info:
     print(_said(info['dense']))
+    _warn(info['dense'])
 
 
 def _parts(asked: list[str] | None, given: dict[str, str]) -> list[str]:
@@ -102,6 +104,18 @@ def _bytes(text: str) -> int:
       '16GiB.'
     )
   return count
+
+
+def _warn(dense: dict[str, Any]) -> None:
+  """Says so if the index finds less than it should."""
+  recall = dense['recall'] or {'at': {}, 'target': 0.0}
+  found = recall['at'].get('3', 1.0)  # A corpus may have fewer than three.
+  if found < recall['target']:
+    print(
+      f'jaxsearch index: of the three nearest documents this index finds {found:.3f}, '
+      f'less than {recall["target"]}. More --memory or another --factory may find more.',
+      file=sys.stderr,
+    )
 
 
 def _said(dense: dict[str, Any]) -> str:
