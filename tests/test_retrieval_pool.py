@@ -404,6 +404,8 @@ def test_what_was_asked_before_is_not_searched_again(index):
     first = pool.stats()
     again = _exchange(pool, _again(requests))
     second = pool.stats()
+    wider = [dataclasses.replace(r, top_k=r.top_k + 1) for r in requests]
+    assert _bare(_exchange(pool, wider)) == _direct(index, wider)
   assert first['search/from_cache'] + first['search/coalesced'] == 24 - different > 0
   assert {name[1:]: r for name, r in _bare(again).items()} == expected
   assert second['search/from_cache'] == 24 and 'search/search_s/p50' not in second
