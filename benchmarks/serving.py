@@ -112,7 +112,8 @@ def _call(backend: Backend, what: str, queries: Sequence[str], batch: int) -> di
 def _server(index: str, backend: str, workers: int) -> Iterator[tuple[str, psutil.Process]]:
   """A server at a free port: its address and its process."""
   command = [sys.executable, '-m', 'jaxsearch', 'serve', '--port=0', f'--index={index}']
-  command += [f'--backend={backend}', f'--workers={workers}']
+  # Without the cache: what is measured is work.
+  command += [f'--backend={backend}', f'--workers={workers}', '--config.retrieval.cache_queries=0']
   env = {**os.environ, 'PYTHONPATH': str(_ROOT)}
   with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
     try:
