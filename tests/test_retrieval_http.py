@@ -10,11 +10,12 @@ import fake_retriever
 import pytest
 
 from jaxsearch import config
+from jaxsearch.retrieval import failures
 from jaxsearch.retrieval import pool as pools
 from jaxsearch.retrieval.backends import http
 from jaxsearch.retrieval.http import calls as http_calls
-from jaxsearch.retrieval.http import failures, routing
 from jaxsearch.retrieval.http import replicas as replicas_lib
+from jaxsearch.retrieval.http import routing
 from jaxsearch.types import Outcome, SearchRequest, UserError
 
 WORDS = (

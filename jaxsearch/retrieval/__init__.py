@@ -4,6 +4,7 @@
   backends/         what answers, a file each; reranking has the last word
   indexing/         from a corpus file to an index, which store, index_folder and faiss_index read
   http/, dialects/  our server, and the calls to the servers of others
+  failures          why a search failed, in the words that metrics count
 
 Nothing here imports JAX but what runs a model, in a process of its own: workers must start cheaply
 and must never touch an accelerator.

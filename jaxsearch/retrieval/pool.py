@@ -143,7 +143,5 @@ def _await_ready(count: int, events: queue.SimpleQueue, backend: str) -> dict[st
       raise UserError(event.reason)
     stage = event.link.job.stage
     if identities.setdefault(stage, event.identity) != event.identity:
-      identities[stage] = (
-        ''  # They see different things, such as servers that name their index or not.
-      )
+      identities[stage] = ''  # Such as servers of which not all name their index.
   return identities

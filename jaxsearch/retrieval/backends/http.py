@@ -31,8 +31,8 @@ import aiohttp
 from jaxsearch import config, plugins
 from jaxsearch.retrieval.dialects._contract import Dialect
 from jaxsearch.retrieval.dialects._replies import Malformed, Reply
+from jaxsearch.retrieval.failures import Failure, kind
 from jaxsearch.retrieval.http import calls, replicas, routing
-from jaxsearch.retrieval.http.failures import Failure, kind
 from jaxsearch.types import Document, Outcome, SearchRequest, SearchResult, UserError
 
 T = TypeVar('T')

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from jaxsearch.retrieval.http.failures import Failure
+from jaxsearch.retrieval.failures import Failure
 from jaxsearch.types import Outcome
 
 # Larger replies are not read to their end: that many documents are no answer to a few queries.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from jaxsearch.retrieval.http.failures import Failure
+from jaxsearch.retrieval.failures import Failure
 from jaxsearch.retrieval.http.replicas import Replica, Shard
 from jaxsearch.types import Outcome
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxsearch import config
 from jaxsearch.retrieval.cache import Cache
-from jaxsearch.retrieval.http.failures import kind
+from jaxsearch.retrieval.failures import kind
 from jaxsearch.retrieval.journal import Journal
 from jaxsearch.retrieval.pooling import stages
 from jaxsearch.retrieval.pooling.entry import Entry
