@@ -391,7 +391,7 @@ def _hanging(replicas, calls):
   """
   shard = replicas_lib.Shard(replicas)
   for _ in range(40):
-    shard.patience_s()
+    shard.begin()
     shard.answered(0.02)
 
   async def one():

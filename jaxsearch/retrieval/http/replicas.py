@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Collection, Sequence
 
+from jaxsearch.retrieval.pooling.statistics import quantile
 from jaxsearch.types import UserError
 
 _FAILURES = 5  # In a row, or
@@ -127,13 +128,12 @@ class Shard:
     """A call was answered after so many seconds."""
     self._latencies_s.append(latency_s)
 
-  def patience_s(self) -> float:
-    """How long a call may take before another replica is asked too: as all but the slowest do."""
+  def begin(self) -> float:
+    """A call begins; returns how long it may take before another replica is asked too."""
     self._calls += 1
     if len(self.replicas) < 2 or not self._hedge or len(self._latencies_s) < _ENOUGH_LATENCIES:
       return math.inf
-    ordered = sorted(self._latencies_s)
-    return ordered[max(0, math.ceil((1 - self._hedge) * len(ordered)) - 1)]
+    return quantile(self._latencies_s, 1 - self._hedge)
 
   def may_hedge(self) -> bool:
     """Whether one more call may be sent twice; counts it."""

@@ -63,7 +63,7 @@ async def _ask_twice(
   shard: Shard, first: Replica, tried: set[Replica], call: Call[T], until: float
 ) -> T:
   """Asks `first`, and another replica besides if that takes longer than most calls do."""
-  patience_s = shard.patience_s()
+  patience_s = shard.begin()
   if patience_s == math.inf:
     return await _ask(shard, first, tried, call, until)
   calls = {asyncio.create_task(_ask(shard, first, tried, call, until))}

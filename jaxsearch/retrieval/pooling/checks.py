@@ -19,7 +19,7 @@ _MESSAGE_CHARACTERS = 500
 
 
 class _Wrong(Exception):
-  """What was answered cannot be; the message begins with a word for metrics (`retrieval/failures.py`)."""
+  """What was answered cannot be; the message begins with a word of `retrieval/failures.py`."""
 
 
 def answers(backend: Backend, requests: Sequence[SearchRequest]) -> list[SearchResult]:

@@ -21,11 +21,8 @@ from jaxsearch.retrieval.pooling import stages
 from jaxsearch.retrieval.pooling.entry import Entry
 from jaxsearch.retrieval.pooling.link import Answered, Died, Ready, end
 from jaxsearch.retrieval.pooling.station import Station
-from jaxsearch.retrieval.pooling.timers import Timers
+from jaxsearch.retrieval.pooling.timers import Timers, pause_s
 from jaxsearch.types import Outcome, SearchResult, UserError
-
-_PAUSE_S = 0.05  # Longest pause before the first retry; doubled for each further one.
-_LONGEST_PAUSE_S = 5.0
 
 
 class Scheduler:
@@ -99,8 +96,8 @@ class Scheduler:
     entry.failure = failure
     entry.failed.append(kind(failure.message, str(failure.outcome)))
     entry.failures += counts
-    longest = min(_PAUSE_S * 2**entry.failures, _LONGEST_PAUSE_S)
-    again = time.monotonic() + random.Random(entry.request.key + entry.retries).uniform(0, longest)
+    draw = random.Random(entry.request.key + entry.retries)
+    again = time.monotonic() + draw.uniform(0, pause_s(entry.failures))
     if entry.failures > self._settings.retries or again >= self.deadline(entry):
       self._finish(entry, failure)
     else:

@@ -22,11 +22,10 @@ from jaxsearch import config
 from jaxsearch.retrieval.pooling import stages
 from jaxsearch.retrieval.pooling.entry import Entry
 from jaxsearch.retrieval.pooling.link import Link
-from jaxsearch.retrieval.pooling.timers import Timers
+from jaxsearch.retrieval.pooling.statistics import quantile
+from jaxsearch.retrieval.pooling.timers import Timers, pause_s
 from jaxsearch.types import Outcome, SearchResult
 
-_PAUSE_S = 0.05  # Before a worker that failed to start is tried again; doubled each time.
-_LONGEST_PAUSE_S = 5.0
 START_S = 120.0  # Opening a large index on a cold disk takes a while.
 _REMEMBERED = 200  # Batches whose times say what is late,
 _ENOUGH = 20  # at least so many.
@@ -140,8 +139,8 @@ class Station:
     link.kill()
     self.restarts += 1
     starts = 0 if failed_starts is None else failed_starts + 1
-    pause_s = min(_PAUSE_S * 2**starts, _LONGEST_PAUSE_S) if starts else 0.0
-    self._timers.at(time.monotonic() + pause_s, self._start, (link, starts))
+    again = time.monotonic() + (pause_s(starts) if starts else 0.0)
+    self._timers.at(again, self._start, (link, starts))
     for entry in batch:
       self._fail(entry, failure, counts=len(batch) == 1)
 
@@ -193,8 +192,7 @@ class Station:
     """Seconds within which that share of the last batches was answered; 0 if they are too few."""
     if len(self._durations) < _ENOUGH:
       return 0.0
-    ordered = sorted(self._durations)
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+    return quantile(self._durations, share)
 
   def _release(self, link: Link) -> tuple[list[Entry], float]:
     """A worker's batch, which it does not hold any more, and how long it did."""
@@ -234,8 +232,7 @@ class Station:
     try:
       new = link.again()
     except OSError:  # The host has no process or memory left; it may have soon.
-      pause_s = min(_PAUSE_S * 2**failed_starts, _LONGEST_PAUSE_S)
-      self._timers.at(now + pause_s, self._start, (link, failed_starts + 1))
+      self._timers.at(now + pause_s(failed_starts), self._start, (link, failed_starts + 1))
       return
     self._starting[new] = failed_starts
     self._timers.at(now + START_S, self._give_up_start, new)

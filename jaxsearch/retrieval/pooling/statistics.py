@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 
 from jaxsearch.retrieval.pooling.entry import Entry
 from jaxsearch.types import Outcome
@@ -36,7 +37,7 @@ def statistics(entries: Sequence[Entry]) -> dict[str, float]:
     for stage, value in entry.seconds.items():
       seconds.setdefault(stage, []).append(value)
   times = {
-    f'search/{stage}_s/{name}': _percentile(values, share)
+    f'search/{stage}_s/{name}': quantile(values, share)
     for stage, values in seconds.items()
     if values
     for name, share in _SHARES
@@ -44,5 +45,6 @@ def statistics(entries: Sequence[Entry]) -> dict[str, float]:
   return {name: float(value) for name, value in counts.items()} | times
 
 
-def _percentile(values: Sequence[float], share: float) -> float:
-  return sorted(values)[round(share * (len(values) - 1))]
+def quantile(values: Collection[float], share: float) -> float:
+  """The least value that so large a share of them does not exceed; there must be some."""
+  return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -8,6 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 5.0
+
+
+def pause_s(failures: int) -> float:
+  """Longest pause before what has failed so often is tried again; doubled each time."""
+  return min(_PAUSE_S * 2**failures, _LONGEST_PAUSE_S)
+
 
 class Timers:
   """Actions with one argument each, in the order of their times (`time.monotonic()`)."""
